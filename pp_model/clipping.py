@@ -1,0 +1,57 @@
+"""Bounding one customer's, and one merchant's, influence. The whole guarantee rests on these few lines."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pp_model.serialization import Arrays
+
+
+def clipped_sum(grads: Tensor, *, max_grad_norm: float) -> Tensor:
+    """Sum of per-customer gradients, each scaled to at most `max_grad_norm`.
+
+    Adding or removing one customer moves the result by at most `max_grad_norm` in L2 norm, whatever the
+    gradients are: a row that is not finite counts as zero.
+
+    Args:
+        grads: [customers, parameters]; zero customers are allowed.
+        max_grad_norm: L2 bound, in gradient units; > 0.
+
+    Returns:
+        [parameters], in float64: the sum of many float32 rows must not drift past the bound.
+
+    Source: Abadi et al. 2016 (arXiv:1607.00133), Algorithm 1, "Clip gradient".
+    """
+    rows = grads.double()
+    rows = torch.where(torch.isfinite(rows).all(dim=1, keepdim=True), rows, 0.0)
+    # Scale by the largest entry first: the square of 1e200 would be infinite, and its row lost.
+    largest = rows.abs().amax(dim=1, keepdim=True) if rows.shape[1] else rows.new_zeros(len(rows), 1)
+    unit = rows / largest.clamp(min=torch.finfo(torch.float64).tiny)
+    norms = unit.norm(dim=1, keepdim=True) * largest
+    factors = (max_grad_norm / norms.clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1.0)
+    return (rows * factors).sum(dim=0)
+
+
+def update_norm(update: Arrays) -> float:
+    """L2 norm of all arrays together; infinite if any value is not finite."""
+    total = math.fsum(float(np.square(array, dtype=np.float64).sum()) for array in update.values())
+    return math.sqrt(total) if math.isfinite(total) else math.inf
+
+
+def clip_update(update: Arrays, *, update_clip_norm: float) -> tuple[Arrays, float]:
+    """The update scaled to an L2 norm of at most `update_clip_norm`, and the norm it had.
+
+    An update that is not finite becomes zero.
+    """
+    norm = update_norm(update)
+    factor = 0.0 if norm == math.inf else min(1.0, update_clip_norm / max(norm, np.finfo(np.float64).tiny))
+    scaled: dict[str, NDArray[np.float32]] = {
+        name: (np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0) * np.float32(factor)).astype(np.float32)
+        for name, array in update.items()
+    }
+    return scaled, norm

@@ -1,0 +1,93 @@
+"""TOML tables and JSON objects into frozen dataclasses: every key known, every key present, every type right."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import types
+import typing
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, TypeVar
+
+from pp_model.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def from_mapping(kind: type[T], table: Mapping[str, Any], *, path: str = "") -> T:
+    """A `kind` (a dataclass) made of `table`, checked key by key.
+
+    Nested dataclasses are read from nested tables, tuples from lists, dates from ISO strings, enums from their
+    values. An integer is accepted where a float is meant, never the reverse.
+
+    Args:
+        path: where the table stands, for messages ("plan.model").
+
+    Raises:
+        ConfigError: names the key that is unknown, missing or of the wrong type, and what was expected.
+    """
+    prefix = f"{path}." if path else ""
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(table) - set(fields)):
+        raise ConfigError(f"unknown key {prefix}{unknown[0]}; known keys here: {', '.join(sorted(fields))}")
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in table:
+            values[name] = _convert(hints[name], table[name], f"{prefix}{name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"missing key {prefix}{name}; add it")
+    return kind(**values)
+
+
+def to_mapping(value: Any) -> Any:
+    """The plain form of a configuration: dicts, lists, strings, numbers. The inverse of `from_mapping`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): to_mapping(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [to_mapping(item) for item in value]
+    if isinstance(value, dt.date):
+        return value.isoformat()
+    return value
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, path)
+    if origin is typing.Literal:
+        if value not in args:
+            raise ConfigError(f"{path} is {value!r}; allowed: {', '.join(map(repr, args))}")
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    if origin in (dict, Mapping) or origin is not None and issubclass(origin, Mapping):
+        if isinstance(value, Mapping):
+            return {str(key): _convert(args[1], item, f"{path}.{key}") for key, item in value.items()}
+    elif isinstance(hint, type):
+        if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+            return from_mapping(hint, value, path=path)
+        if issubclass(hint, Enum):
+            try:
+                return hint(value)
+            except ValueError:
+                allowed = ", ".join(repr(member.value) for member in hint)
+                raise ConfigError(f"{path} is {value!r}; allowed: {allowed}") from None
+        if hint is dt.date and isinstance(value, str):
+            try:
+                return dt.date.fromisoformat(value)
+            except ValueError:
+                raise ConfigError(f"{path} is {value!r}; expected a date like 2025-12-31") from None
+        if hint is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+            return value
+    expected = getattr(hint, "__name__", str(hint))
+    raise ConfigError(f"{path} is {value!r}; expected {expected}")

@@ -1,0 +1,179 @@
+"""The plan: one frozen, public object that says what is computed, sampled, clipped, noised and charged."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pp_model.accounting import PrivacyEvent
+from pp_model.config import from_mapping, to_mapping
+from pp_model.errors import ConfigError
+from pp_model.features import FeatureSpec
+from pp_model.model import ModelSpec
+
+PLAN_VERSION = 1
+
+
+def _require(ok: bool, key: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"plan.{key} is {value!r}; {allowed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DpSgdPlan:
+    """The mechanism of one task: `num_steps` Poisson-sampled Gaussian steps over the merchant's customers.
+
+    A `noise_multiplier` of 0 is training without privacy: its event costs infinite epsilon, and only a ledger
+    with an infinite budget accepts it.
+    """
+
+    sample_rate: float
+    noise_multiplier: float
+    max_grad_norm: float
+    num_steps: int
+
+    def __post_init__(self) -> None:
+        _require(0 < self.sample_rate <= 1, "dp.sample_rate", self.sample_rate, "allowed: above 0, at most 1")
+        _require(0 <= self.noise_multiplier < math.inf, "dp.noise_multiplier", self.noise_multiplier, "allowed: >= 0")
+        _require(0 < self.max_grad_norm < math.inf, "dp.max_grad_norm", self.max_grad_norm, "allowed: above 0")
+        _require(1 <= self.num_steps <= 10_000, "dp.num_steps", self.num_steps, "allowed: 1 to 10000")
+
+    @property
+    def event(self) -> PrivacyEvent:
+        """What the ledger is charged for one task."""
+        return PrivacyEvent(
+            sample_rate=self.sample_rate, noise_multiplier=self.noise_multiplier, num_steps=self.num_steps
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerPlan:
+    """How the platform steps the model with the sum of the releases. Post-processing: it costs no privacy."""
+
+    optimizer: Literal["adam", "momentum"]
+    learning_rate: float
+    final_learning_rate: float
+    momentum: float
+    aggregation: Literal["mean", "trimmed_mean", "median"] = "mean"
+    averaging: float = 0.0
+    min_completions: int
+    round_timeout_seconds: float
+
+    def __post_init__(self) -> None:
+        _require(0 < self.learning_rate < 100, "server.learning_rate", self.learning_rate, "allowed: above 0")
+        _require(
+            0 < self.final_learning_rate <= self.learning_rate,
+            "server.final_learning_rate",
+            self.final_learning_rate,
+            "allowed: above 0, at most learning_rate",
+        )
+        _require(0 <= self.momentum < 1, "server.momentum", self.momentum, "allowed: 0 up to 1")
+        _require(0 <= self.averaging < 1, "server.averaging", self.averaging, "allowed: 0 up to 1")
+        _require(self.min_completions >= 1, "server.min_completions", self.min_completions, "allowed: 1 or more")
+        _require(
+            0 < self.round_timeout_seconds <= 86_400,
+            "server.round_timeout_seconds",
+            self.round_timeout_seconds,
+            "allowed: above 0, at most a day",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """Everything public about one federated run; equal fingerprints mean the same computation and the same price.
+
+    Attributes:
+        dp: the mechanism of one task; a run is `rounds` such tasks at every merchant.
+        delta: the guarantee's delta, at most `declared_customers ** -1.1` (checklist D40).
+        declared_customers: public lower bound that every merchant declares to hold; never counted from data.
+        nominal_batch_size: the public divisor of every sum (never a count of this merchant's customers).
+        local_learning_rate: step size of the local steps; 1.0 for fedsgd, where the server does the stepping.
+        update_clip_norm: releases with a larger L2 norm are rejected by the platform.
+        cutoffs: dates at which a training window is cut; each label window ends before `holdout_start`.
+        holdout_start: first day that training never sees.
+    """
+
+    plan_id: str
+    version: int = PLAN_VERSION
+    trust: Literal["local"] = "local"
+    algorithm: Literal["fedsgd", "fedavg"]
+    rounds: int
+    dp: DpSgdPlan
+    delta: float
+    declared_customers: int
+    nominal_batch_size: float
+    local_learning_rate: float
+    update_clip_norm: float
+    features: FeatureSpec
+    model: ModelSpec
+    cutoffs: tuple[dt.date, ...]
+    holdout_start: dt.date
+    server: ServerPlan
+    init_fingerprint: str
+
+    def __post_init__(self) -> None:
+        _require(self.version == PLAN_VERSION, "version", self.version, f"this program speaks version {PLAN_VERSION}")
+        _require(bool(self.plan_id) and len(self.plan_id) <= 80, "plan_id", self.plan_id, "1 to 80 characters")
+        _require(1 <= self.rounds <= 100_000, "rounds", self.rounds, "allowed: 1 to 100000")
+        _require(self.declared_customers >= 1, "declared_customers", self.declared_customers, "allowed: 1 or more")
+        largest = self.declared_customers**-1.1
+        _require(0 < self.delta < 1, "delta", self.delta, "allowed: between 0 and 1")
+        _require(
+            self.delta <= largest,
+            "delta",
+            self.delta,
+            f"at most declared_customers ** -1.1 = {largest:.3g}, or a customer could be given away whole",
+        )
+        _require(0 < self.nominal_batch_size < math.inf, "nominal_batch_size", self.nominal_batch_size, "above 0")
+        _require(0 < self.local_learning_rate <= 10, "local_learning_rate", self.local_learning_rate, "above 0")
+        _require(0 < self.update_clip_norm < math.inf, "update_clip_norm", self.update_clip_norm, "above 0")
+        _require(
+            self.algorithm != "fedsgd" or (self.dp.num_steps == 1 and self.local_learning_rate == 1.0),
+            "algorithm",
+            self.algorithm,
+            "fedsgd takes one step a round with local_learning_rate 1.0; use fedavg for several",
+        )
+        _require(1 <= len(self.cutoffs) <= 24, "cutoffs", len(self.cutoffs), "allowed: 1 to 24 cutoffs")
+        _require(len(set(self.cutoffs)) == len(self.cutoffs), "cutoffs", "repeated date", "give each cutoff once")
+        horizon = dt.timedelta(days=self.features.horizon_days)
+        for cutoff in self.cutoffs:
+            _require(
+                cutoff + horizon <= self.holdout_start,
+                "cutoffs",
+                cutoff.isoformat(),
+                f"its label window must end before the holdout starts on {self.holdout_start.isoformat()}",
+            )
+
+    @property
+    def events(self) -> tuple[PrivacyEvent, ...]:
+        """What a whole run costs one customer of one merchant."""
+        return (self.dp.event.times(self.rounds),)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON of the plan."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces; the bytes that are fingerprinted (and later signed)."""
+        return json.dumps(to_mapping(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @staticmethod
+    def from_json(text: str) -> TrainingPlan:
+        """The plan of `to_json`.
+
+        Raises:
+            ConfigError: not JSON, or a key is unknown, missing or out of range.
+        """
+        try:
+            table: Any = json.loads(text)
+        except json.JSONDecodeError:
+            raise ConfigError("the plan is not valid JSON") from None
+        if not isinstance(table, Mapping):
+            raise ConfigError("the plan is not a JSON object")
+        return from_mapping(TrainingPlan, table, path="plan")

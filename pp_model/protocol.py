@@ -1,0 +1,147 @@
+"""What platform and merchant say to each other: tasks, releases, refusals; versioned, as plain arrays and scalars."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pp_model.errors import ConfigError, ProtocolError
+from pp_model.plan import TrainingPlan
+from pp_model.serialization import Arrays, fingerprint, from_safetensors, to_safetensors
+
+PROTOCOL_VERSION = 1
+
+
+class RefusalCode(StrEnum):
+    """Why a merchant did not release. A fixed list: no other text about a failure ever leaves the merchant."""
+
+    BAD_TASK = "bad_task"  # not a task of this version, or its arrays are not the plan's model
+    POLICY = "policy"  # the merchant's policy does not allow the plan
+    BUDGET = "budget"  # the charge would pass the merchant's budget
+    LEDGER = "ledger"  # the ledger cannot vouch for what was spent
+    ALREADY_ANSWERED = "already_answered"  # answered before, and the sealed reply is no longer kept
+    UNAVAILABLE = "unavailable"  # anything else; the reason stays in the merchant's own log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """A message as Flower, a file or a test vector carries it."""
+
+    arrays: Arrays
+    scalars: Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One merchant's part in one round: the plan, the round (from 1) and the model's arrays."""
+
+    plan: TrainingPlan
+    round: int
+    arrays: Arrays
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal exactly when plan, round and arrays are equal: what makes a repeated task a repeat."""
+        text = f"{PROTOCOL_VERSION}|{self.plan.fingerprint}|{self.round}|{fingerprint(self.arrays)}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_wire(self) -> Wire:
+        """Arrays and scalars; `task_from_wire` is the inverse."""
+        return Wire(
+            arrays=self.arrays,
+            scalars={"version": PROTOCOL_VERSION, "kind": "task", "round": self.round, "plan": self.plan.to_json()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What the mechanism made of the merchant's customers for one task, paid for in the ledger.
+
+    Attributes:
+        task: fingerprint of the task answered.
+        update: trained parameters minus the parameters received.
+    """
+
+    task: str
+    update: Arrays
+
+    def to_wire(self) -> Wire:
+        """Arrays and scalars; nothing else about the merchant."""
+        return Wire(
+            arrays=self.update, scalars={"version": PROTOCOL_VERSION, "kind": "release", "task": self.task}
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A merchant's no, by a code of the fixed list. `task` is "" where the task could not be read."""
+
+    task: str
+    code: RefusalCode
+
+    def to_wire(self) -> Wire:
+        """Two scalars."""
+        scalars = {"version": PROTOCOL_VERSION, "kind": "refusal", "task": self.task, "code": self.code.value}
+        return Wire(arrays={}, scalars=scalars)
+
+
+def task_from_wire(wire: Wire) -> Task:
+    """The task in a message.
+
+    Raises:
+        ProtocolError: another version or kind, an unreadable plan, a round outside the plan.
+    """
+    _expect(wire, kind="task", keys={"version", "kind", "round", "plan"})
+    try:
+        plan = TrainingPlan.from_json(str(wire.scalars["plan"]))
+    except ConfigError as error:
+        raise ProtocolError(f"the task's plan is not valid: {error}") from error
+    round_ = wire.scalars["round"]
+    if not isinstance(round_, int) or not 1 <= round_ <= plan.rounds:
+        raise ProtocolError(f"round {round_!r} is not one of the plan's 1 to {plan.rounds}")
+    return Task(plan=plan, round=round_, arrays=dict(wire.arrays))
+
+
+def reply_from_wire(wire: Wire) -> Release | Refusal:
+    """The release or refusal in a message; its arrays are not yet checked against a model.
+
+    Raises:
+        ProtocolError: another version or kind, a key too many or too few, an unknown code.
+    """
+    if wire.scalars.get("kind") == "release":
+        _expect(wire, kind="release", keys={"version", "kind", "task"})
+        return Release(task=str(wire.scalars["task"]), update=dict(wire.arrays))
+    _expect(wire, kind="refusal", keys={"version", "kind", "task", "code"})
+    if wire.arrays:
+        raise ProtocolError("a refusal carries arrays")
+    try:
+        return Refusal(task=str(wire.scalars["task"]), code=RefusalCode(wire.scalars["code"]))
+    except ValueError:
+        raise ProtocolError("a refusal with a code that is not in the list") from None
+
+
+def seal(release: Release) -> bytes:
+    """The exact bytes that the ledger keeps and that every repeat of the task gets."""
+    return to_safetensors(release.update, {key: str(v) for key, v in release.to_wire().scalars.items()})
+
+
+def unseal(data: bytes) -> Release:
+    """The release in sealed bytes.
+
+    Raises:
+        ProtocolError: the bytes are damaged.
+    """
+    update, metadata = from_safetensors(data)
+    if metadata.get("kind") != "release" or metadata.get("version") != str(PROTOCOL_VERSION):
+        raise ProtocolError("the sealed bytes are not a release of this version")
+    return Release(task=metadata["task"], update=update)
+
+
+def _expect(wire: Wire, *, kind: str, keys: set[str]) -> None:
+    version = wire.scalars.get("version")
+    if version != PROTOCOL_VERSION:
+        raise ProtocolError(f"message of version {version!r:.40}; this program speaks {PROTOCOL_VERSION}")
+    if wire.scalars.get("kind") != kind or set(wire.scalars) != keys:
+        raise ProtocolError(f"not a well-formed {kind} message")

@@ -1,0 +1,57 @@
+"""Secret randomness: who is in a batch, and the noise. It comes from the operating system and cannot be seeded."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from pp_model.errors import ConfigError
+
+GAUSSIANS_PER_DRAW = 4
+
+
+class SecretSource(Protocol):
+    """Where noise and batch membership come from."""
+
+    def uniform(self, size: int) -> NDArray[np.float64]:
+        """`size` independent numbers, uniform on the open interval (0, 1)."""
+        ...
+
+
+class SystemSource:
+    """ChaCha20 keyed with 32 fresh bytes of the operating system for every call (checklist D26 to D28).
+
+    It keeps no state, so none can be saved, restored or repeated.
+    """
+
+    def uniform(self, size: int) -> NDArray[np.float64]:
+        """See `SecretSource`; 53 random bits a number, centred in their cell, so never 0 or 1."""
+        cipher = Cipher(algorithms.ChaCha20(os.urandom(32), bytes(16)), mode=None).encryptor()
+        bits = np.frombuffer(cipher.update(bytes(8 * size)), dtype="<u8") >> np.uint64(11)
+        return (bits.astype(np.float64) + 0.5) * 2.0**-53
+
+
+def standard_normal(secret: SecretSource, size: int) -> NDArray[np.float64]:
+    """`size` independent standard normal numbers.
+
+    Each is half the sum of four, so that the low bits of a result do not single out the one uniform number that
+    could have made it (the attack of Mironov 2012; the remedy of Holohan and Braghin 2021, arXiv:2107.10138).
+    """
+    draws = ndtri(secret.uniform(GAUSSIANS_PER_DRAW * size)).reshape(GAUSSIANS_PER_DRAW, size)
+    return np.asarray(draws.sum(axis=0) / np.sqrt(GAUSSIANS_PER_DRAW), dtype=np.float64)
+
+
+def poisson_batch(secret: SecretSource, *, num_customers: int, sample_rate: float) -> NDArray[np.intp]:
+    """Who is in one step: each customer independently with probability `sample_rate`. May be empty.
+
+    Raises:
+        ConfigError: `sample_rate` is not in (0, 1].
+    """
+    if not 0 < sample_rate <= 1:
+        raise ConfigError(f"sample_rate is {sample_rate!r}; allowed: above 0, at most 1")
+    return np.flatnonzero(secret.uniform(num_customers) < sample_rate)
