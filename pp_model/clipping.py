@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from pp_model.serialization import Arrays
@@ -30,11 +29,10 @@ def clipped_sum(grads: Tensor, *, max_grad_norm: float) -> Tensor:
     rows = grads.double()
     rows = torch.where(torch.isfinite(rows).all(dim=1, keepdim=True), rows, 0.0)
     # Scale by the largest entry first: the square of 1e200 would be infinite, and its row lost.
-    largest = rows.abs().amax(dim=1, keepdim=True) if rows.shape[1] else rows.new_zeros(len(rows), 1)
-    unit = rows / largest.clamp(min=torch.finfo(torch.float64).tiny)
-    norms = unit.norm(dim=1, keepdim=True) * largest
-    factors = (max_grad_norm / norms.clamp(min=torch.finfo(torch.float64).tiny)).clamp(max=1.0)
-    return (rows * factors).sum(dim=0)
+    tiny = torch.finfo(torch.float64).tiny
+    largest = rows.abs().amax(dim=1, keepdim=True).clamp(min=tiny) if rows.shape[1] else rows.new_ones(len(rows), 1)
+    unit = rows / largest
+    return (unit * torch.minimum(largest, max_grad_norm / unit.norm(dim=1, keepdim=True).clamp(min=tiny))).sum(dim=0)
 
 
 def update_norm(update: Arrays) -> float:
@@ -49,9 +47,11 @@ def clip_update(update: Arrays, *, update_clip_norm: float) -> tuple[Arrays, flo
     An update that is not finite becomes zero.
     """
     norm = update_norm(update)
-    factor = 0.0 if norm == math.inf else min(1.0, update_clip_norm / max(norm, np.finfo(np.float64).tiny))
-    scaled: dict[str, NDArray[np.float32]] = {
-        name: (np.nan_to_num(array, nan=0.0, posinf=0.0, neginf=0.0) * np.float32(factor)).astype(np.float32)
-        for name, array in update.items()
+    if norm == math.inf:
+        return {name: np.zeros_like(array) for name, array in update.items()}, norm
+    # A hair less than the bound, or rounding to float32 could pass it.
+    factor = (1 - 2.0**-22) * update_clip_norm / norm if norm > update_clip_norm else 1.0
+    scaled: Arrays = {
+        name: np.multiply(array, factor, dtype=np.float64).astype(np.float32) for name, array in update.items()
     }
     return scaled, norm

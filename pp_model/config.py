@@ -44,7 +44,10 @@ def from_mapping(kind: type[T], table: Mapping[str, Any], *, path: str = "") -> 
 def to_mapping(value: Any) -> Any:
     """The plain form of a configuration: dicts, lists, strings, numbers. The inverse of `from_mapping`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_mapping(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        hints = typing.get_type_hints(type(value))
+        items = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        # 64 given for a float is 64.0: equal objects have equal plain forms, and so equal fingerprints
+        return {name: float(item) if hints[name] is float else to_mapping(item) for name, item in items.items()}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, Mapping):
@@ -68,7 +71,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
         return value
     if origin is tuple and isinstance(value, list | tuple):
         return tuple(_convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
-    if origin in (dict, Mapping) or origin is not None and issubclass(origin, Mapping):
+    if isinstance(origin, type) and issubclass(origin, Mapping):
         if isinstance(value, Mapping):
             return {str(key): _convert(args[1], item, f"{path}.{key}") for key, item in value.items()}
     elif isinstance(hint, type):
@@ -86,8 +89,12 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             except ValueError:
                 raise ConfigError(f"{path} is {value!r}; expected a date like 2025-12-31") from None
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+            try:
+                return float(value)
+            except OverflowError:
+                raise ConfigError(f"{path} is an integer too large for a number with a fraction") from None
+        # bool is an int and datetime is a date, but neither is what was meant
+        if isinstance(value, hint) and (hint is type(value) or not isinstance(value, bool | dt.datetime)):
             return value
     expected = getattr(hint, "__name__", str(hint))
     raise ConfigError(f"{path} is {value!r}; expected {expected}")

@@ -120,7 +120,9 @@ class TrainingPlan:
         _require(self.version == PLAN_VERSION, "version", self.version, f"this program speaks version {PLAN_VERSION}")
         _require(bool(self.plan_id) and len(self.plan_id) <= 80, "plan_id", self.plan_id, "1 to 80 characters")
         _require(1 <= self.rounds <= 100_000, "rounds", self.rounds, "allowed: 1 to 100000")
-        _require(self.declared_customers >= 1, "declared_customers", self.declared_customers, "allowed: 1 or more")
+        _require(
+            1 <= self.declared_customers <= 10**10, "declared_customers", self.declared_customers, "allowed: 1 to 1e10"
+        )
         largest = self.declared_customers**-1.1
         _require(0 < self.delta < 1, "delta", self.delta, "allowed: between 0 and 1")
         _require(
@@ -143,7 +145,7 @@ class TrainingPlan:
         horizon = dt.timedelta(days=self.features.horizon_days)
         for cutoff in self.cutoffs:
             _require(
-                cutoff + horizon <= self.holdout_start,
+                self.holdout_start - cutoff >= horizon,
                 "cutoffs",
                 cutoff.isoformat(),
                 f"its label window must end before the holdout starts on {self.holdout_start.isoformat()}",
@@ -172,7 +174,7 @@ class TrainingPlan:
         """
         try:
             table: Any = json.loads(text)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             raise ConfigError("the plan is not valid JSON") from None
         if not isinstance(table, Mapping):
             raise ConfigError("the plan is not a JSON object")

@@ -69,9 +69,7 @@ class Release:
 
     def to_wire(self) -> Wire:
         """Arrays and scalars; nothing else about the merchant."""
-        return Wire(
-            arrays=self.update, scalars={"version": PROTOCOL_VERSION, "kind": "release", "task": self.task}
-        )
+        return Wire(arrays=self.update, scalars={"version": PROTOCOL_VERSION, "kind": "release", "task": self.task})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +81,10 @@ class Refusal:
 
     def to_wire(self) -> Wire:
         """Two scalars."""
-        scalars = {"version": PROTOCOL_VERSION, "kind": "refusal", "task": self.task, "code": self.code.value}
-        return Wire(arrays={}, scalars=scalars)
+        return Wire(
+            arrays={},
+            scalars={"version": PROTOCOL_VERSION, "kind": "refusal", "task": self.task, "code": self.code.value},
+        )
 
 
 def task_from_wire(wire: Wire) -> Task:
@@ -95,11 +95,11 @@ def task_from_wire(wire: Wire) -> Task:
     """
     _expect(wire, kind="task", keys={"version", "kind", "round", "plan"})
     try:
-        plan = TrainingPlan.from_json(str(wire.scalars["plan"]))
+        plan = TrainingPlan.from_json(_text(wire, "plan"))
     except ConfigError as error:
         raise ProtocolError(f"the task's plan is not valid: {error}") from error
     round_ = wire.scalars["round"]
-    if not isinstance(round_, int) or not 1 <= round_ <= plan.rounds:
+    if type(round_) is not int or not 1 <= round_ <= plan.rounds:
         raise ProtocolError(f"round {round_!r} is not one of the plan's 1 to {plan.rounds}")
     return Task(plan=plan, round=round_, arrays=dict(wire.arrays))
 
@@ -112,19 +112,19 @@ def reply_from_wire(wire: Wire) -> Release | Refusal:
     """
     if wire.scalars.get("kind") == "release":
         _expect(wire, kind="release", keys={"version", "kind", "task"})
-        return Release(task=str(wire.scalars["task"]), update=dict(wire.arrays))
+        return Release(task=_text(wire, "task"), update=dict(wire.arrays))
     _expect(wire, kind="refusal", keys={"version", "kind", "task", "code"})
     if wire.arrays:
         raise ProtocolError("a refusal carries arrays")
     try:
-        return Refusal(task=str(wire.scalars["task"]), code=RefusalCode(wire.scalars["code"]))
+        return Refusal(task=_text(wire, "task"), code=RefusalCode(_text(wire, "code")))
     except ValueError:
         raise ProtocolError("a refusal with a code that is not in the list") from None
 
 
 def seal(release: Release) -> bytes:
     """The exact bytes that the ledger keeps and that every repeat of the task gets."""
-    return to_safetensors(release.update, {key: str(v) for key, v in release.to_wire().scalars.items()})
+    return to_safetensors(release.update, _seal_metadata(release))
 
 
 def unseal(data: bytes) -> Release:
@@ -134,14 +134,29 @@ def unseal(data: bytes) -> Release:
         ProtocolError: the bytes are damaged.
     """
     update, metadata = from_safetensors(data)
-    if metadata.get("kind") != "release" or metadata.get("version") != str(PROTOCOL_VERSION):
-        raise ProtocolError("the sealed bytes are not a release of this version")
-    return Release(task=metadata["task"], update=update)
+    release = Release(task=metadata.get("task", ""), update=update)
+    if metadata != _seal_metadata(release):
+        raise ProtocolError("the sealed bytes are damaged, or not a release of this version")
+    return release
+
+
+def _seal_metadata(release: Release) -> dict[str, str]:
+    scalars = {key: str(value) for key, value in release.to_wire().scalars.items()}
+    text = "|".join(f"{key}={scalars[key]}" for key in sorted(scalars))
+    digest = hashlib.sha256(f"{text}|{fingerprint(release.update)}".encode()).hexdigest()
+    return {**scalars, "digest": digest}
 
 
 def _expect(wire: Wire, *, kind: str, keys: set[str]) -> None:
     version = wire.scalars.get("version")
-    if version != PROTOCOL_VERSION:
+    if type(version) is not int or version != PROTOCOL_VERSION:
         raise ProtocolError(f"message of version {version!r:.40}; this program speaks {PROTOCOL_VERSION}")
     if wire.scalars.get("kind") != kind or set(wire.scalars) != keys:
         raise ProtocolError(f"not a well-formed {kind} message")
+
+
+def _text(wire: Wire, key: str) -> str:
+    value = wire.scalars[key]
+    if not isinstance(value, str):
+        raise ProtocolError(f"{key} is not text")
+    return value

@@ -30,10 +30,15 @@ class SystemSource:
     """
 
     def uniform(self, size: int) -> NDArray[np.float64]:
-        """See `SecretSource`; 53 random bits a number, centred in their cell, so never 0 or 1."""
+        """See `SecretSource`."""
         cipher = Cipher(algorithms.ChaCha20(os.urandom(32), bytes(16)), mode=None).encryptor()
-        bits = np.frombuffer(cipher.update(bytes(8 * size)), dtype="<u8") >> np.uint64(11)
-        return (bits.astype(np.float64) + 0.5) * 2.0**-53
+        return uniform_from_bytes(cipher.update(bytes(8 * size)))
+
+
+def uniform_from_bytes(random: bytes) -> NDArray[np.float64]:
+    """One number a word of 8 bytes: the middle of one of 2**52 equal cells of (0, 1), so never 0 or 1."""
+    bits = np.frombuffer(random, dtype="<u8") >> np.uint64(12)
+    return (bits.astype(np.float64) + 0.5) * 2.0**-52  # exact: with 53 bits the last cell would round to 1
 
 
 def standard_normal(secret: SecretSource, size: int) -> NDArray[np.float64]:

@@ -131,7 +131,7 @@ def order_log(orders: Iterable[Order], *, num_customers: int) -> OrderLog:
     rows = [
         (
             o.customer,
-            round((o.timestamp - dt.datetime(1970, 1, 1)).total_seconds()),
+            (o.timestamp - dt.datetime(1970, 1, 1)) // dt.timedelta(seconds=1),
             fingerprint64(o.order_id) if o.order_id else -1 - number,
             o.spend_cents,
             o.quantity,

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as _load_safetensors
-from safetensors.numpy import save as _save_safetensors
 
 from pp_model.errors import ArraysError
 
@@ -50,19 +49,24 @@ def fingerprint(arrays: Mapping[str, NDArray[np.float32]]) -> str:
     """SHA-256 over names, shapes and bytes, in name order: equal exactly when the arrays are equal bit by bit."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name], dtype="<f4")
+        array = np.asarray(arrays[name], dtype="<f4", order="C")
         digest.update(json.dumps([name, list(array.shape)]).encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
 
 
 def to_safetensors(arrays: Mapping[str, NDArray[np.float32]], metadata: Mapping[str, str]) -> bytes:
-    """The arrays and their metadata as safetensors bytes; equal inputs give equal bytes."""
-    ordered = {name: np.ascontiguousarray(arrays[name], dtype=np.float32) for name in sorted(arrays)}
-    data = _save_safetensors(ordered, metadata={key: metadata[key] for key in sorted(metadata)})
-    # The writer orders metadata by hash, which differs between processes: write the header again, sorted.
-    header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
-    body = data[8 + struct.unpack("<Q", data[:8])[0] :]
+    """The arrays and their metadata as safetensors bytes; equal inputs give equal bytes, in every process.
+
+    The library's own writer orders metadata by a hash that differs between processes.
+    """
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    body = b""
+    for name in sorted(arrays):
+        data = np.asarray(arrays[name], dtype="<f4", order="C").tobytes()
+        shape, offsets = list(arrays[name].shape), [len(body), len(body) + len(data)]
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+        body += data
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text + body

@@ -1,0 +1,133 @@
+"""Releases checked, and many updates into one. Post-processing of what was released: it costs no privacy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pp_model.clipping import update_norm
+from pp_model.errors import ArraysError, ProtocolError
+from pp_model.protocol import Release
+from pp_model.serialization import Arrays, Shapes, check_arrays
+
+
+class RejectionCode(StrEnum):
+    """Why an answer was not used. A fixed list, kept in the registry against the node that answered."""
+
+    NO_REPLY = "no_reply"  # none within the round's time
+    ERROR = "error"  # the node, or the link to it, failed
+    MALFORMED = "malformed"  # not a release or a refusal of our protocol
+    WRONG_TASK = "wrong_task"  # the answer to another task
+    NAMES = "names"  # an array too many or too few
+    SHAPES = "shapes"
+    DTYPE = "dtype"
+    NOT_FINITE = "not_finite"
+    NORM = "norm"  # larger than the plan's update_clip_norm
+
+
+class RejectedReleaseError(ProtocolError):
+    """A release that must not touch the model; `code` says why."""
+
+    def __init__(self, code: RejectionCode, detail: str) -> None:
+        self.code = code
+        super().__init__(f"release rejected ({code.value}): {detail}")
+
+
+def validate_release(release: Release, *, task: str, shapes: Shapes, update_clip_norm: float) -> Arrays:
+    """The release's update, proven to answer `task` with exactly the trainable arrays, finite and within the norm.
+
+    Args:
+        task: fingerprint of the task that this merchant was given.
+        shapes: of the trainable arrays.
+        update_clip_norm: the plan's.
+
+    Raises:
+        RejectedReleaseError: with its code.
+    """
+    if release.task != task:
+        raise RejectedReleaseError(RejectionCode.WRONG_TASK, "it answers another task than this merchant was given")
+    try:
+        update = check_arrays(release.update, shapes)
+    except ArraysError as error:
+        raise RejectedReleaseError(_fault(release.update, shapes), str(error)) from error
+    norm = update_norm(update)
+    if not norm <= update_clip_norm:
+        raise RejectedReleaseError(
+            RejectionCode.NORM, f"its norm is {norm:.3g}; allowed: update_clip_norm = {update_clip_norm:g}"
+        )
+    return update
+
+
+def mean_update(updates: Iterable[Arrays]) -> Arrays:
+    """The sum of the updates divided by how many merchants released, which the platform knows; {} of none.
+
+    Reads the updates one at a time, so memory does not grow with the merchants. Sums in float64.
+    """
+    total: dict[str, NDArray[np.float64]] = {}
+    count = 0
+    for update in updates:
+        count += 1
+        for name, array in update.items():
+            total.setdefault(name, np.zeros(array.shape))
+            total[name] += array
+    return {name: (array / count).astype(np.float32) for name, array in total.items()}
+
+
+def trimmed_mean(updates: Sequence[Arrays], *, trim: int) -> Arrays:
+    """Coordinate by coordinate, the mean without the `trim` smallest and the `trim` largest values; {} of none.
+
+    Up to `trim` merchants, whatever they send, move no coordinate past the range of the others.
+
+    Args:
+        updates: of the same names and shapes; more than 2 * `trim`.
+
+    Source: Yin et al. 2018 (arXiv:1803.01498), Definition 2.
+    """
+    if updates and not 0 <= 2 * trim < len(updates):
+        raise ValueError(f"trim is {trim} of {len(updates)} updates; allowed: less than half of them")
+    kept = slice(trim, len(updates) - trim)
+    return {
+        name: np.sort(stack, axis=0)[kept].mean(axis=0, dtype=np.float64).astype(np.float32)
+        for name, stack in _stacked(updates)
+    }
+
+
+def median(updates: Sequence[Arrays]) -> Arrays:
+    """Coordinate by coordinate, the median; {} of none. Fewer than half of the merchants cannot move it far.
+
+    Source: Yin et al. 2018 (arXiv:1803.01498), Definition 1.
+    """
+    return {name: np.median(stack, axis=0).astype(np.float32) for name, stack in _stacked(updates)}
+
+
+def aggregate(updates: Iterable[Arrays], *, method: str) -> Arrays:
+    """One update of many, by the plan's `aggregation`; {} of none.
+
+    "trimmed_mean" leaves out a fifth of the merchants at each end, at least one where there are three or more.
+    """
+    if method == "mean":
+        return mean_update(updates)
+    held = list(updates)
+    if method == "median":
+        return median(held)
+    return trimmed_mean(held, trim=min(max(1, len(held) // 5), max(0, len(held) - 1) // 2))
+
+
+def _stacked(updates: Sequence[Arrays]) -> Iterable[tuple[str, NDArray[np.float32]]]:
+    for name in updates[0] if updates else ():
+        yield name, np.stack([update[name] for update in updates])
+
+
+def _fault(arrays: Arrays, shapes: Shapes) -> RejectionCode:
+    """Which of the four things that `check_arrays` checks it was."""
+    if set(arrays) != set(shapes):
+        return RejectionCode.NAMES
+    for name, shape in shapes.items():
+        if arrays[name].dtype != np.float32:
+            return RejectionCode.DTYPE
+        if tuple(arrays[name].shape) != tuple(shape):
+            return RejectionCode.SHAPES
+    return RejectionCode.NOT_FINITE

@@ -1,0 +1,110 @@
+"""The platform's Flower ServerApp: resume or begin, train the plan, publish the model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from pp_model.errors import ConfigError
+from pp_model.plan import TrainingPlan
+from pp_model.serialization import Arrays, Shapes, fingerprint, shapes_of
+from server.checkpoints import KEEP, load_latest, save_checkpoint
+from server.model_card import publish_model
+from server.registry import Registry
+from server.rounds import RoundOutcome, TrainingState, initial_state
+from server.strategy import PurchasePowerStrategy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """What the platform must know to run one plan.
+
+    Attributes:
+        initial: all arrays of the model before the first round; their fingerprint is the plan's `init_fingerprint`.
+        trainable: names and shapes of those that merchants train and release.
+        directory: for `checkpoints/`, `model.safetensors` and `model_card.md`; one folder for one plan.
+        registry: SQLite file.
+        parent_model: id in the registry of the model that `initial` is, if it is one.
+        keep_checkpoints: how many of the last rounds to keep; None keeps them all.
+    """
+
+    plan: TrainingPlan
+    initial: Arrays
+    trainable: Shapes
+    directory: Path
+    registry: Path
+    parent_model: int | None = None
+    keep_checkpoints: int | None = KEEP
+
+    def __post_init__(self) -> None:
+        if fingerprint(self.initial) != self.plan.init_fingerprint:
+            raise ConfigError(
+                f"the initial arrays have the fingerprint {fingerprint(self.initial)[:12]}..., the plan says "
+                f"{self.plan.init_fingerprint[:12] or 'none'}...; use the arrays that the plan was made with"
+            )
+        shapes = shapes_of(self.initial)
+        for name, shape in self.trainable.items():
+            if shapes.get(name) != tuple(shape):
+                raise ConfigError(f"trainable array {name!r} of shape {tuple(shape)} is not in the initial arrays")
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.directory / "checkpoints"
+
+
+def make_server_app(settings_for: Callable[[Context], ServerSettings]) -> ServerApp:
+    """The app that Flower runs; `settings_for` says what to train from the run's context."""
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        train_and_publish(grid, settings_for(context))
+
+    return app
+
+
+def train_and_publish(grid: Grid, settings: ServerSettings) -> int:
+    """The registry's id of the published model, trained from the latest checkpoint or from the start.
+
+    Raises:
+        CheckpointError: the folder's checkpoints are of another plan, or all damaged.
+        RunStoppedError: three void rounds in a row; running again resumes.
+    """
+    plan = settings.plan
+    state = load_latest(settings.checkpoints, plan) or initial_state(plan, settings.initial)
+    with Registry(settings.registry) as registry:
+        run = registry.start_run(plan, first_round=state.round + 1)
+
+        def record(outcome: RoundOutcome, seconds: float) -> None:
+            registry.record_round(run, outcome, seconds=seconds)
+
+        def save(state: TrainingState) -> None:
+            save_checkpoint(settings.checkpoints, state, plan, keep=settings.keep_checkpoints)
+
+        strategy = PurchasePowerStrategy(plan=plan, state=state, trainable=settings.trainable, record=record, save=save)
+        try:
+            strategy.summary()
+            final = strategy.start(grid)
+            model = publish_model(
+                settings.directory,
+                plan,
+                final.published,
+                registry=registry,
+                run=run,
+                merchants=registry.largest_cohort(plan),
+                parent=settings.parent_model,
+            )
+        except BaseException:
+            registry.end_run(run, "failed")
+            raise
+        registry.end_run(run, "finished")
+    log.info("model published", extra={"run_id": run, "model_id": model})
+    return model

@@ -1,0 +1,240 @@
+"""The ledger's file: damage, loss and old copies are noticed, or change nothing that was spent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from client.ledger import SealedReplyGoneError
+from client.ledger_file import create
+from pp_model.errors import LedgerError
+from tests.support.ledgers import LIFE, entries, event, ledger_of_steps, live, payload_of
+
+# Made whole, and durable
+
+
+def test_a_program_that_comes_second_in_making_the_file_leaves_the_first_ones_alone(tmp_path: Path) -> None:
+    with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
+        ledger.charge("a", event(1))
+    before = (tmp_path / "ledger.sqlite").read_bytes()
+    (tmp_path / "ledger.sqlite-head").unlink()
+    create(tmp_path / "ledger.sqlite", {"kind": "genesis"})
+    assert (tmp_path / "ledger.sqlite").read_bytes() == before
+
+
+def test_every_commit_waits_for_the_disk(tmp_path: Path) -> None:
+    with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
+        pragmas = [
+            ledger._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("synchronous", "journal_mode")
+        ]
+        assert pragmas == [2, "wal"]  # 2 is FULL
+
+
+# Damage
+
+
+def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    original, spent, events = intact_ledger(tmp_path)
+    content = original.read_bytes()
+    written = [at for at, byte in enumerate(content) if byte or at % 4096 < 64]
+    noticed = sum(
+        not opens_unchanged(tmp_path / "copy", {"": flipped(content, at, mask)}, spent, events)
+        for at in written[:: max(1, len(written) // 300)]
+        for mask in (1 << at % 8, 0xFF)
+    )
+    assert noticed > 400
+
+
+def test_a_flipped_bit_in_what_a_crash_left_behind_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
+    with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
+        live(ledger, tmp_path / "diary")
+        spent, events = ledger.spent, ledger.events
+        files = {end: (tmp_path / f"ledger.sqlite{end}").read_bytes() for end in ("", "-wal", "-head")}
+    assert opens_unchanged(tmp_path / "copy", files, spent, events)
+    log = files["-wal"]
+    noticed = sum(
+        not opens_unchanged(tmp_path / "copy", {**files, "-wal": flipped(log, at, 1 << at % 8)}, spent, events)
+        for at in range(0, len(log), len(log) // 150)
+    )
+    assert noticed > 100
+    assert not opens_unchanged(tmp_path / "copy", {**files, "-wal": b""}, spent, events)
+
+
+def test_a_truncated_ledger_is_refused_at_any_length(tmp_path: Path) -> None:
+    original, spent, events = intact_ledger(tmp_path)
+    content = original.read_bytes()
+    for length in (0, 1, 15, 100, 1000, 4096, 8192, len(content) // 2, len(content) - 1):
+        assert not opens_unchanged(tmp_path / "copy", {"": content[:length]}, spent, events), length
+
+
+def test_a_line_taken_out_or_changed_with_sql_is_noticed(tmp_path: Path) -> None:
+    original, spent, events = intact_ledger(tmp_path)
+    head = (tmp_path / "ledger.sqlite-head").read_bytes()
+    for statement in (
+        "DELETE FROM entries WHERE seq = 3",
+        "DELETE FROM entries WHERE seq = (SELECT max(seq) FROM entries)",
+        "DELETE FROM entries",
+        "UPDATE entries SET body = replace(body, '\"num_steps\":10', '\"num_steps\":1')",
+        "UPDATE entries SET seq = 100 WHERE seq = 6",
+        "DROP TABLE entries",
+    ):
+        shutil.copy(original, tmp_path / "edited.sqlite")
+        with closing(sqlite3.connect(tmp_path / "edited.sqlite")) as connection, connection:
+            connection.execute(statement)
+        files = {"": (tmp_path / "edited.sqlite").read_bytes(), "-head": head}
+        assert not opens_unchanged(tmp_path / "copy", files, spent, events), statement
+
+
+@pytest.mark.parametrize("content", [b"", b"customer_id,amount\n" * 500], ids=["empty", "text"])
+def test_a_file_that_is_no_ledger_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "orders.csv").write_bytes(content)
+    with pytest.raises(LedgerError):
+        ledger_of_steps(tmp_path / "orders.csv")
+    assert (tmp_path / "orders.csv").read_bytes() == content
+
+
+@pytest.mark.parametrize("pragma", ["application_id", "user_version"])
+def test_a_database_of_another_kind_or_version_is_refused(tmp_path: Path, pragma: str) -> None:
+    ledger_of_steps(tmp_path / "ledger.sqlite").close()
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as connection:
+        connection.execute(f"PRAGMA {pragma} = 7")
+    with pytest.raises(LedgerError, match="version 7" if pragma == "user_version" else "not a privacy ledger"):
+        ledger_of_steps(tmp_path / "ledger.sqlite")
+
+
+def test_a_ledger_that_was_deleted_is_not_begun_afresh(tmp_path: Path) -> None:
+    with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
+        ledger.charge("a", event(1))
+    (tmp_path / "ledger.sqlite").unlink()
+    with pytest.raises(LedgerError, match="is gone"):
+        ledger_of_steps(tmp_path / "ledger.sqlite")
+
+
+def test_a_missing_folder_is_a_ledger_error_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="Check the path"):
+        ledger_of_steps(tmp_path / "missing" / "ledger.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("pragma", "remedy"),
+    [("max_page_count = 1", "Free some disk space"), ("query_only = ON", "Let this program write")],
+    ids=["disk full", "read-only"],
+)
+def test_when_nothing_can_be_written_nothing_is_charged(tmp_path: Path, pragma: str, remedy: str) -> None:
+    with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
+        ledger.charge("a", event(1))
+        ledger._connection.execute(f"PRAGMA {pragma}")
+        for write in (
+            lambda: ledger.charge("b", event(1), plan="p" * 10_000),
+            lambda: ledger.seal("a", bytes(10_000)),
+        ):
+            with pytest.raises(LedgerError, match=remedy):
+                write()
+        assert (ledger.spent, ledger.anchor[0]) == (1, 1)
+    with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
+        assert ledger.sealed("a") is None
+
+
+def test_a_seal_that_fails_half_way_leaves_neither_its_entry_nor_its_reply(tmp_path: Path) -> None:
+    with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
+        ledger.charge("a", event(1))
+        ledger._connection.execute(
+            "CREATE TEMP TRIGGER fail BEFORE INSERT ON main.payloads BEGIN SELECT RAISE(FAIL, 'no more'); END"
+        )
+        with pytest.raises(LedgerError, match="no more"):
+            ledger.seal("a", payload_of("a"))
+        assert (ledger.sealed("a"), ledger.anchor[0]) == (None, 1)
+        ledger._connection.execute("DROP TRIGGER fail")
+        assert ledger.seal("a", b"computed again") == ledger.sealed("a") == b"computed again"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to any file")
+def test_a_read_only_file_charges_nothing(tmp_path: Path) -> None:
+    ledger_of_steps(tmp_path / "ledger.sqlite").close()
+    (tmp_path / "ledger.sqlite").chmod(0o400)
+    with pytest.raises(LedgerError), ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
+        ledger.charge("a", event(1))
+
+
+# Old copies
+
+
+def test_a_restored_old_ledger_is_noticed_by_its_anchor(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with ledger_of_steps(path) as ledger:
+        ledger.charge("a", event(1))
+    backup = path.read_bytes()
+    with ledger_of_steps(path) as ledger:
+        ledger.charge("b", event(1))
+        anchor = ledger.anchor
+        ledger.check_anchor(*anchor)
+        ledger.check_anchor(0, entries(path)[0][2])
+    path.write_bytes(backup)
+    with pytest.raises(LedgerError, match="old copy"):  # by the anchor beside the file
+        ledger_of_steps(path)
+    (tmp_path / "ledger.sqlite-head").unlink()
+    with ledger_of_steps(path) as ledger:
+        with pytest.raises(LedgerError, match="old copy"):  # by the anchor that was kept elsewhere
+            ledger.check_anchor(*anchor)
+        ledger.charge("c", event(1))  # another history, as long
+        with pytest.raises(LedgerError, match="not the anchored one"):
+            ledger.check_anchor(*anchor)
+
+
+@pytest.mark.parametrize("text", ["000000000001 nonsense\n", "\u00e9"])
+def test_a_damaged_anchor_beside_the_file_is_refused(tmp_path: Path, text: str) -> None:
+    ledger_of_steps(tmp_path / "ledger.sqlite").close()
+    (tmp_path / "ledger.sqlite-head").write_text(text, encoding="utf-8")
+    with pytest.raises(LedgerError, match="-head is damaged"):
+        ledger_of_steps(tmp_path / "ledger.sqlite")
+
+
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM entries WHERE seq = 1", f"UPDATE entries SET hash = '{'0' * 64}' WHERE seq = 1"]
+)
+def test_a_ledger_that_changes_under_a_running_program_is_noticed(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with ledger_of_steps(path) as ledger:
+        ledger.charge("a", event(1))
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute(statement)
+        with pytest.raises(LedgerError, match="lost entries"):
+            ledger.charge("b", event(1))
+
+
+# Helpers
+
+
+def intact_ledger(folder: Path) -> tuple[Path, float, tuple[object, ...]]:
+    """A closed ledger of three charges and replies, and what it must go on saying."""
+    with ledger_of_steps(folder / "ledger.sqlite") as ledger:
+        live(ledger, folder / "diary")
+        return folder / "ledger.sqlite", ledger.spent, ledger.events
+
+
+def flipped(content: bytes, at: int, mask: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ mask]) + content[at + 1 :]
+
+
+def opens_unchanged(folder: Path, files: dict[str, bytes], spent: float, events: tuple[object, ...]) -> bool:
+    """Whether a ledger of these files opens. One that opens must say what it said before."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    for end, content in files.items():
+        (folder / f"ledger.sqlite{end}").write_bytes(content)
+    try:
+        with ledger_of_steps(folder / "ledger.sqlite") as ledger:
+            assert (ledger.spent, ledger.events) == (spent, events)
+            for task in LIFE:
+                try:
+                    assert ledger.sealed(task) == payload_of(task)
+                except SealedReplyGoneError:
+                    return False
+    except LedgerError:
+        return False
+    return True

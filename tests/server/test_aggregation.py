@@ -1,0 +1,156 @@
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from pp_model.clipping import clip_update
+from pp_model.protocol import Release
+from server.aggregation import (
+    RejectedReleaseError,
+    RejectionCode,
+    aggregate,
+    mean_update,
+    median,
+    trimmed_mean,
+    validate_release,
+)
+from tests.support.fake_merchants import TRAINABLE, filled, random_arrays
+
+TASK = "a" * 64
+
+cohorts = hnp.arrays(
+    np.float32, st.tuples(st.integers(1, 9), st.integers(1, 4)), elements=st.floats(-1e6, 1e6, width=32)
+)
+
+
+def updates_of(cohort: np.ndarray) -> list[dict[str, np.ndarray]]:
+    return [{"w": row} for row in cohort]
+
+
+def check(update, *, task=TASK, norm=1000.0):
+    release = Release(task=task, update=update)
+    return validate_release(release, task=TASK, shapes=TRAINABLE, update_clip_norm=norm)
+
+
+def slow_trimmed_mean(column: list[float], trim: int) -> float:
+    kept = sorted(column)[trim : len(column) - trim]
+    return sum(kept) / len(kept)
+
+
+@given(cohorts)
+def test_the_streamed_mean_is_the_naive_mean(cohort):
+    naive = cohort.astype(np.float64).sum(axis=0) / len(cohort)
+    assert np.array_equal(mean_update(iter(updates_of(cohort)))["w"], naive.astype(np.float32))
+
+
+def test_the_mean_sums_in_double_precision():
+    updates = [{"w": np.array([2.0**24], np.float32)}] + [{"w": np.ones(1, np.float32)}] * 1023
+    assert mean_update(updates)["w"][0] == np.float32((2**24 + 1023) / 1024)
+
+
+class Tracked(dict):
+    """A dict that can be weakly referenced."""
+
+
+def test_the_mean_never_holds_more_than_two_updates():
+    made = []
+    most_alive = 0
+
+    def stream():
+        nonlocal most_alive
+        for seed in range(20):
+            update = Tracked(random_arrays(seed))
+            made.append(weakref.ref(update))
+            most_alive = max(most_alive, sum(ref() is not None for ref in made))
+            yield update
+
+    mean_update(stream())
+    assert most_alive <= 2  # the one being made, and the one just added
+
+
+@given(cohorts, st.data())
+def test_the_trimmed_mean_is_that_of_the_slow_twin(cohort, data):
+    trim = data.draw(st.integers(0, (len(cohort) - 1) // 2))
+    ours = trimmed_mean(updates_of(cohort), trim=trim)["w"]
+    slow = [slow_trimmed_mean([float(v) for v in column], trim) for column in cohort.T]
+    assert np.allclose(ours, slow, rtol=1e-6, atol=1e-6 * float(np.abs(cohort).max()))
+
+
+@pytest.mark.parametrize("method", ["median", "trimmed_mean"])
+def test_one_merchants_huge_value_moves_the_robust_aggregates_not_at_all(method):
+    honest = [random_arrays(seed) for seed in range(4)]
+    small, huge = aggregate([*honest, filled(10.0)], method=method), aggregate([*honest, filled(1e30)], method=method)
+    assert all(np.array_equal(small[name], huge[name]) for name in TRAINABLE)
+
+
+def test_one_merchants_huge_value_does_move_the_mean():
+    honest = [random_arrays(seed) for seed in range(4)]
+    assert aggregate([*honest, filled(1e30)], method="mean")["head.bias"].min() > 1e29
+
+
+def test_the_median_of_an_even_cohort_is_the_middle_of_the_two_in_the_middle():
+    assert median([filled(v) for v in (1.0, 2.0, 4.0, 100.0)])["head.bias"].tolist() == [3.0] * 3
+
+
+@pytest.mark.parametrize(("merchants", "trimmed"), [(1, 0), (2, 0), (3, 1), (9, 1), (10, 2), (100, 20)])
+def test_a_fifth_of_the_merchants_is_trimmed_at_each_end(merchants, trimmed):
+    values = [float(2 ** min(i, 60)) for i in range(merchants)]
+    expected = slow_trimmed_mean(values, trimmed)
+    ours = aggregate([{"w": np.array([v], np.float32)} for v in values], method="trimmed_mean")["w"][0]
+    assert ours == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["mean", "median", "trimmed_mean"])
+def test_the_aggregate_of_nobody_is_empty(method):
+    assert aggregate([], method=method) == {}
+
+
+def test_trimming_everybody_is_refused():
+    with pytest.raises(ValueError, match="trim is 1 of 2"):
+        trimmed_mean([filled(1.0), filled(2.0)], trim=1)
+
+
+BAD = [
+    pytest.param({**filled(1.0), "extra": np.zeros(1, np.float32)}, RejectionCode.NAMES, id="an-array-too-many"),
+    pytest.param({"head.bias": np.zeros(3, np.float32)}, RejectionCode.NAMES, id="an-array-missing"),
+    pytest.param({**filled(1.0), "head.bias": np.zeros(4, np.float32)}, RejectionCode.SHAPES, id="another-shape"),
+    pytest.param({**filled(1.0), "head.bias": np.zeros((3, 1), np.float32)}, RejectionCode.SHAPES, id="another-rank"),
+    pytest.param({**filled(1.0), "head.bias": np.zeros(3)}, RejectionCode.DTYPE, id="float64"),
+    pytest.param(filled(float("nan")), RejectionCode.NOT_FINITE, id="nan"),
+    pytest.param(
+        {**filled(1.0), "head.bias": np.float32([0, 0, -np.inf])}, RejectionCode.NOT_FINITE, id="one-infinity"
+    ),
+    pytest.param(filled(1e6), RejectionCode.NORM, id="a-million-times-too-large"),
+    pytest.param(filled(3e38), RejectionCode.NORM, id="so-large-that-its-square-is-not-a-float"),
+]
+
+
+@pytest.mark.parametrize(("update", "code"), BAD)
+def test_a_release_that_is_not_as_agreed_is_rejected_with_its_code(update, code):
+    with pytest.raises(RejectedReleaseError) as caught:
+        check(update)
+    assert caught.value.code is code
+
+
+def test_a_release_for_another_task_is_rejected():
+    with pytest.raises(RejectedReleaseError) as caught:
+        check(filled(1.0), task="b" * 64)
+    assert caught.value.code is RejectionCode.WRONG_TASK
+
+
+def test_an_update_of_zeros_is_valid():
+    assert check(filled(0.0), norm=1e-9).keys() == TRAINABLE.keys()
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(1e-3, 1e3))
+def test_what_a_merchant_has_clipped_to_the_norm_is_valid(seed, norm):
+    clipped, _ = clip_update({name: 1e4 * array for name, array in random_arrays(seed).items()}, update_clip_norm=norm)
+    assert check(clipped, norm=norm).keys() == TRAINABLE.keys()
+
+
+def test_an_update_a_thousandth_above_the_norm_is_rejected():
+    with pytest.raises(RejectedReleaseError, match="norm"):
+        check(filled(1.001 / 3.0), norm=1.0)  # nine values: norm 1.001

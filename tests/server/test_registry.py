@@ -1,0 +1,121 @@
+import math
+import sqlite3
+
+import pytest
+
+from pp_model.protocol import RefusalCode
+from server.aggregation import RejectionCode
+from server.registry import Registry
+from server.rounds import RoundOutcome
+from tests.support.plans import tiny_plan
+
+PLAN = tiny_plan()
+NODE = 2**64 - 3  # node ids use all of 64 bits
+
+
+def outcome(**changes) -> RoundOutcome:
+    fields = {"round": 1, "cohort": 4, "completions": 1, "update": {}, "norm": 0.5, "void": False}
+    return RoundOutcome(**{**fields, **changes})
+
+
+def published(registry: Registry, run: int, **changes) -> int:
+    fields = {"file": "m", "sha256": "f" * 64, "epsilon": 1.5, "epsilon_two": 2.5, "parent": None}
+    return registry.add_model(plan=PLAN, run=run, **{**fields, **changes})
+
+
+def test_a_round_is_remembered_with_refusals_by_code_and_rejections_by_node(tmp_path):
+    refusals = {1: RefusalCode.BUDGET, 2: RefusalCode.BUDGET, 3: RefusalCode.POLICY}
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        run = registry.start_run(PLAN, first_round=1)
+        registry.record_round(
+            run, outcome(refusals=refusals, rejections={NODE: RejectionCode.NORM}, void=True), seconds=2.5
+        )
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        (record,) = registry.rounds(run)
+    assert (record.round, record.cohort, record.completions, record.void) == (1, 4, 1, True)
+    assert (record.seconds, record.norm) == (2.5, 0.5)
+    assert record.refusals == {"budget": 2, "policy": 1}
+    assert record.rejections == {NODE: "norm"}
+
+
+def test_a_round_that_is_played_again_is_another_line(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        run = registry.start_run(PLAN, first_round=1)
+        registry.record_round(run, outcome(void=True), seconds=1.0)
+        registry.record_round(run, outcome(), seconds=1.0)
+        assert [(record.round, record.void) for record in registry.rounds(run)] == [(1, True), (1, False)]
+
+
+def test_a_run_keeps_its_plan_and_how_it_ended(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        first = registry.start_run(PLAN, first_round=1)
+        second = registry.start_run(PLAN, first_round=3)
+        registry.end_run(first, "failed")
+        assert registry.runs() == [
+            (first, PLAN.fingerprint, 1, "failed"),
+            (second, PLAN.fingerprint, 3, "running"),
+        ]
+        assert registry.plan(first) == PLAN
+
+
+def test_a_model_keeps_its_price_and_its_lineage(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        run = registry.start_run(PLAN, first_round=1)
+        parent = published(registry, run, sha256="a" * 64, epsilon=math.inf, epsilon_two=math.inf)
+        child = published(registry, run, parent=parent)
+        first, second = registry.models()
+    assert (first.id, first.epsilon, first.parent) == (parent, math.inf, None)
+    assert (second.id, second.epsilon, second.epsilon_two_merchants, second.delta) == (child, 1.5, 2.5, PLAN.delta)
+    assert (second.plan_fingerprint, second.init_fingerprint) == (PLAN.fingerprint, PLAN.init_fingerprint)
+    assert (second.parent, second.sha256, second.run) == (parent, "f" * 64, run)
+
+
+def test_the_same_file_is_one_model_however_often_it_is_published(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        run = registry.start_run(PLAN, first_round=1)
+        assert published(registry, run) == published(registry, run)
+        assert len(registry.models()) == 1
+
+
+@pytest.mark.parametrize(
+    "changes", [{"parent": 99}, {"epsilon": math.nan}], ids=["an-unknown-parent", "an-epsilon-that-is-no-number"]
+)
+def test_a_model_without_a_known_price_or_parent_is_refused(tmp_path, changes):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        run = registry.start_run(PLAN, first_round=1)
+        with pytest.raises(sqlite3.IntegrityError):
+            published(registry, run, **changes)
+        assert registry.models() == []
+
+
+def test_a_round_is_recorded_whole_or_not_at_all(tmp_path):
+    class Broken:
+        @property
+        def value(self):
+            raise RuntimeError("died here")
+
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        run = registry.start_run(PLAN, first_round=1)
+        with pytest.raises(RuntimeError):
+            registry.record_round(run, outcome(rejections={1: Broken()}), seconds=1.0)
+        assert registry.rounds(run) == []
+        registry.record_round(run, outcome(), seconds=1.0)
+        assert len(registry.rounds(run)) == 1
+
+
+def test_the_largest_cohort_is_over_all_runs_of_the_plan_and_no_other(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        assert registry.largest_cohort(PLAN) == 0
+        for plan, completions in ((PLAN, 3), (PLAN, 5), (tiny_plan(rounds=9), 8)):
+            registry.record_round(
+                registry.start_run(plan, first_round=1), outcome(completions=completions), seconds=1.0
+            )
+        assert registry.largest_cohort(PLAN) == 5
+
+
+def test_the_file_is_in_write_ahead_mode(tmp_path):
+    with Registry(tmp_path / "sub" / "registry.sqlite"):
+        pass
+    database = sqlite3.connect(tmp_path / "sub" / "registry.sqlite")
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    database.close()
