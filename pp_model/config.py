@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from pp_model.errors import ConfigError
@@ -28,7 +29,7 @@ def from_mapping(kind: type[T], table: Mapping[str, Any], *, path: str = "") -> 
         ConfigError: names the key that is unknown, missing or of the wrong type, and what was expected.
     """
     prefix = f"{path}." if path else ""
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(table) - set(fields)):
         raise ConfigError(f"unknown key {prefix}{unknown[0]}; known keys here: {', '.join(sorted(fields))}")
@@ -44,7 +45,7 @@ def from_mapping(kind: type[T], table: Mapping[str, Any], *, path: str = "") -> 
 def to_mapping(value: Any) -> Any:
     """The plain form of a configuration: dicts, lists, strings, numbers. The inverse of `from_mapping`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hints = typing.get_type_hints(type(value))
+        hints = _hints(type(value))
         items = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
         # 64 given for a float is 64.0: equal objects have equal plain forms, and so equal fingerprints
         return {name: float(item) if hints[name] is float else to_mapping(item) for name, item in items.items()}
@@ -57,6 +58,11 @@ def to_mapping(value: Any) -> Any:
     if isinstance(value, dt.date):
         return value.isoformat()
     return value
+
+
+@lru_cache(maxsize=128)
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:

@@ -195,9 +195,10 @@ def _feature_columns(h: _History) -> dict[str, Floats]:
     for share in RECENT_HORIZONS:
         recent = h.age_days[h.visit] <= share * horizon
         visits = h.count(h.row[h.visit[recent]])
-        expected = h.expected_visits * share
         columns[f"log_visits_last_{share:g}"] = np.log1p(visits)
-        columns[f"visit_trend_{share:g}"] = np.log((visits + 0.3) / (expected + 0.3))
+        if share >= 1:
+            columns[f"visit_trend_{share:g}"] = np.log((visits + 0.3) / (h.expected_visits * share + 0.3))
+    for share in (2.0, 4.0):
         spend = np.maximum(h.total(h.past.spend_cents, (h.age_days <= share * horizon) & (h.bought | h.returned)), 0)
         typical = spend_rate * share * horizon
         columns[f"spend_trend_{share:g}"] = np.log((spend + 0.3 * h.mean_visit) / (typical + 0.3 * h.mean_visit))
@@ -307,6 +308,18 @@ def _sequences(h: _History, length: int) -> NDArray[np.uint8]:
     return tokens
 
 
+# What the encoder reads: a customer's rhythm, silence and basket, the same in every kind of shop. The other features
+# mean something else in every shop (how many lines a basket has, which category is which), so a model trained on
+# synthetic shops must not lean on them; only the readout, trained on real customers, sees them.
+CORE_FEATURES: tuple[str, ...] = (
+    *("log_recency", "recency", "log_tenure", "log_visits", "log_expected_visits", "buying_probability_at_own_rate"),
+    *("no_visit", "one_visit", "two_visits"),
+    *(f"log_visits_last_{share:g}" for share in RECENT_HORIZONS),
+    *("basket_spread", "log_typical_basket", "log_latest_basket", "log_largest_basket"),
+    *("spend_trend_2", "spend_trend_4"),
+)
+
+
 def _feature_names() -> tuple[str, ...]:
     nothing = np.empty(0, np.int64)
     empty = Baskets(
@@ -320,7 +333,8 @@ def _feature_names() -> tuple[str, ...]:
         num_customers=0,
     )
     history = _History(empty, row=np.empty(0, np.intp), num_rows=0, now=0, horizon=1.0)
-    return tuple(_feature_columns(history))
+    others = [name for name in _feature_columns(history) if name not in CORE_FEATURES]
+    return (*CORE_FEATURES, *others)
 
 
 FEATURE_NAMES: tuple[str, ...] = _feature_names()

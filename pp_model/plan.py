@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from pp_model.accounting import PrivacyEvent
@@ -55,7 +56,7 @@ class DpSgdPlan:
 class ServerPlan:
     """How the platform steps the model with the sum of the releases. Post-processing: it costs no privacy."""
 
-    optimizer: Literal["adam", "momentum"]
+    optimizer: Literal["scalar_adam", "adam", "momentum"]
     learning_rate: float
     final_learning_rate: float
     momentum: float
@@ -156,7 +157,7 @@ class TrainingPlan:
         """What a whole run costs one customer of one merchant."""
         return (self.dp.event.times(self.rounds),)
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON of the plan."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
@@ -166,6 +167,7 @@ class TrainingPlan:
         return json.dumps(to_mapping(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @staticmethod
+    @lru_cache(maxsize=16)  # the same text in every task of a run
     def from_json(text: str) -> TrainingPlan:
         """The plan of `to_json`.
 

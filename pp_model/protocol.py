@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from pp_model.errors import ConfigError, ProtocolError
 from pp_model.plan import TrainingPlan
@@ -41,7 +42,7 @@ class Task:
     round: int
     arrays: Arrays
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Equal exactly when plan, round and arrays are equal: what makes a repeated task a repeat."""
         text = f"{PROTOCOL_VERSION}|{self.plan.fingerprint}|{self.round}|{fingerprint(self.arrays)}"

@@ -48,18 +48,21 @@ class ServerOptimizer:
         Arrays of the model that the update does not name stay as they are.
 
         Source: Kingma and Ba 2015 (arXiv:1412.6980), Algorithm 1, with the sign of a descent direction;
-        momentum: Polyak 1964, in the form velocity = momentum * velocity + update.
+        momentum: Polyak 1964, in the form velocity = momentum * velocity + update. "scalar_adam" is Adam with one
+        second moment for all coordinates: privacy noise is equally large in each, so dividing each by its own size
+        would only shrink those that carry signal.
         """
         steps, rate = self.steps + 1, self.learning_rate(round)
         beta1 = self.plan.momentum
-        if self.plan.optimizer == "adam":
+        if self.plan.optimizer != "momentum":
             first = {name: _mix(self.first, name, u, beta1) for name, u in update.items()}
             second = {
                 name: _mix(self.second, name, u.astype(np.float64) ** 2, ADAM_BETA2) for name, u in update.items()
             }
+            size = second if self.plan.optimizer == "adam" else _shared_mean(second)
             direction = {
                 name: (first[name] / (1 - beta1**steps))
-                / (np.sqrt(second[name] / (1 - ADAM_BETA2**steps)) + ADAM_EPSILON)
+                / (np.sqrt(size[name] / (1 - ADAM_BETA2**steps)) + ADAM_EPSILON)
                 for name in update
             }
         else:
@@ -117,6 +120,12 @@ def _held(state: Arrays, name: str, like: NDArray[np.floating]) -> NDArray[np.fl
 
 def _mix(state: Arrays, name: str, new: NDArray[np.floating], decay: float) -> NDArray[np.float64]:
     return decay * _held(state, name, new) + (1 - decay) * new.astype(np.float64)
+
+
+def _shared_mean(arrays: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """The mean over all coordinates of all arrays, under each name."""
+    mean = np.sum([a.sum() for a in arrays.values()]) / max(1, sum(a.size for a in arrays.values()))
+    return {name: np.asarray(mean, np.float64) for name in arrays}
 
 
 def _float32(arrays: dict[str, NDArray[np.float64]]) -> Arrays:

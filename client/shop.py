@@ -1,0 +1,65 @@
+"""What one merchant brings to a task: its orders, ledger, policy and secret randomness, and what is derived once."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass, field
+
+from client.ledger import PrivacyLedger
+from client.orders import read_orders
+from client.policy import Policy
+from client.sources import OrderSource
+from pp_model.dp_step import CustomerRows
+from pp_model.features import Examples, build_examples
+from pp_model.model import load_model
+from pp_model.plan import TrainingPlan
+from pp_model.protocol import Task
+from pp_model.randomness import SecretSource
+from pp_model.schema import Window
+from pp_model.serialization import Arrays, fingerprint
+from pp_model.train import customer_rows, pick_device
+
+_FIRST_DAY = dt.date(1900, 1, 1)
+
+
+@dataclass(kw_only=True)
+class Shop:
+    """One merchant, as the task sees it.
+
+    Rows are kept from one round to the next: they depend on the orders, the plan and the frozen part of the model,
+    none of which changes within a run. They never leave this object.
+
+    Attributes:
+        device: "auto", "cpu", "cuda", ...
+    """
+
+    source: OrderSource = field(repr=False)
+    ledger: PrivacyLedger
+    policy: Policy
+    secret: SecretSource
+    device: str = "auto"
+    _rows: dict[str, CustomerRows] = field(default_factory=dict, repr=False)
+    _examples: dict[str, Examples] = field(default_factory=dict, repr=False)
+
+    def rows(self, task: Task) -> CustomerRows:
+        """The shop's customers as the private step of this task wants them.
+
+        Raises:
+            BadOrdersError: the source breaks its contract; nothing is half-read.
+        """
+        key = f"{task.plan.fingerprint}|{fingerprint(_frozen(task))}"
+        if key not in self._rows:
+            model = load_model(task.plan.model, task.arrays).to(pick_device(self.device))
+            self._rows = {key: customer_rows(model, self._read(task.plan))}  # one plan at a time
+        return self._rows[key]
+
+    def _read(self, plan: TrainingPlan) -> Examples:
+        if plan.fingerprint not in self._examples:
+            window = Window(start=_FIRST_DAY, end=plan.holdout_start)  # the holdout is not even read
+            log = read_orders(self.source, window=window).log
+            self._examples = {plan.fingerprint: build_examples(log, plan.cutoffs, plan.features)}
+        return self._examples[plan.fingerprint]
+
+
+def _frozen(task: Task) -> Arrays:
+    return {name: array for name, array in task.arrays.items() if not name.startswith("readout.")}

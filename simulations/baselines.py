@@ -1,0 +1,87 @@
+"""What the federated model is compared with. All start where it starts, so that only the training differs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from client.ledger import open_ledger
+from client.shop import Shop
+from pp_model.plan import TrainingPlan
+from pp_model.randomness import SystemSource
+from pp_model.schema import OrderLog, concatenate
+from pp_model.serialization import Arrays
+from simulations.evaluate import Figures, Judge, joined
+from simulations.federation import federate, train_together, without_privacy
+from simulations.planning import lineage_of, plan_of, policy_of
+from simulations.scenario import Recipe, Scenario
+from simulations.shops import Market, source_of
+
+LABELS = {
+    "local_only": "each merchant alone, without privacy",
+    "central_non_private": "all orders in one place, without privacy (no merchant could do this in reality)",
+    "fedavg_non_private": "federated averaging, without privacy",
+    "synthetic_only": "synthetic shops only, no real order seen",
+}
+
+
+def run_baseline(
+    name: str, market: Market, judge: Judge, init: Arrays, scenario: Scenario, *, directory: Path
+) -> Figures:
+    """The figures of one baseline, over all customers and per merchant, with its label and seconds.
+
+    None of them has privacy, and none touches a merchant's ledger: they exist in a simulation only.
+    """
+    started = time.monotonic()
+    if name == "synthetic_only":
+        predicted = judge.predict(init)
+    elif name == "local_only":
+        plan = plan_of(without_privacy(scenario), init)
+        models = {shop: _alone(shop, log, plan, init, scenario, directory) for shop, log in market.shops.items()}
+        rows = judge.rows_of()
+        predicted = joined([judge.predict_rows(models[shop], rows[shop]) for shop in market.shops if len(rows[shop])])
+    elif name == "central_non_private":
+        plan = plan_of(without_privacy(scenario), init)
+        everyone = _all_orders(market)
+        predicted = judge.predict(_alone("everyone", everyone, plan, init, scenario, directory))
+    else:
+        average = without_privacy(scenario, algorithm="fedavg", **Recipe.fedavg())
+        run = federate(
+            market.shops,
+            plan_of(average, init),
+            init,
+            average,
+            directory=directory / "baselines" / name,
+            secret_for=lambda _: SystemSource(),
+        )
+        predicted = judge.predict(run.arrays)
+    return {
+        **judge.together(predicted),
+        "label": LABELS[name],
+        "seconds": round(time.monotonic() - started, 2),
+        "merchants": judge.by_merchant(predicted),
+    }
+
+
+def _alone(name: str, log: OrderLog, plan: TrainingPlan, init: Arrays, scenario: Scenario, directory: Path) -> Arrays:
+    free = without_privacy(scenario)
+    path = directory / "baselines" / "unused.ledger"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_ledger(path, lineage=lineage_of("nobody", free), budget=free.epsilon, delta=free.delta) as ledger:
+        shop = Shop(
+            source=source_of(log, name=name),
+            ledger=ledger,
+            policy=policy_of(free),
+            secret=SystemSource(),
+            device=scenario.device,
+        )
+        return train_together(shop, replace(plan, plan_id=f"alone: {name}"[:80]), init)
+
+
+def _all_orders(market: Market) -> OrderLog:
+    logs, first = [], 0
+    for log in market.shops.values():
+        logs.append(log.with_customers(log.customer + first, num_customers=first + log.num_customers))
+        first += log.num_customers
+    return concatenate(logs, num_customers=first)

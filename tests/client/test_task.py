@@ -1,0 +1,463 @@
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+import client.task
+from client.ledger import KEEP_SEALED, SealedReplyGoneError
+from client.shop import Shop
+from client.task import answer
+from pp_model.accounting import epsilon_spent
+from pp_model.errors import (
+    AccountingError,
+    ArraysError,
+    BadOrdersError,
+    BudgetExceededError,
+    ConfigError,
+    LedgerError,
+    PolicyError,
+    ProtocolError,
+    PurchasePowerError,
+)
+from pp_model.model import ModelSpec, trainable_shapes
+from pp_model.plan import TrainingPlan
+from pp_model.protocol import Refusal, RefusalCode, Release, Task, Wire, seal
+from pp_model.randomness import SystemSource
+from pp_model.serialization import shapes_of
+from tests.support.ledgers import entries
+from tests.support.plans import tiny_dp
+from tests.support.shops import (
+    CANARIES,
+    CANARY_TEXT,
+    WatchedSource,
+    charged,
+    raiser,
+    tiny_orders,
+    tiny_shop,
+    tiny_task,
+)
+
+RELEASE_KEYS, REFUSAL_KEYS = {"version", "kind", "task"}, {"version", "kind", "task", "code"}
+
+ANY_ERROR = [
+    BadOrdersError(CANARY_TEXT, place=CANARY_TEXT, line=3, column="amount"),
+    BudgetExceededError(spent=1, needed=2, budget=1),
+    *(
+        kind(CANARY_TEXT)
+        for kind in (
+            AccountingError,
+            ArraysError,
+            ConfigError,
+            LedgerError,
+            SealedReplyGoneError,
+            PolicyError,
+            ProtocolError,
+            PurchasePowerError,
+            ArithmeticError,
+            AssertionError,
+            BufferError,
+            ConnectionResetError,
+            EOFError,
+            FileNotFoundError,
+            FloatingPointError,
+            ImportError,
+            IndexError,
+            KeyError,
+            MemoryError,
+            NotImplementedError,
+            PermissionError,
+            RecursionError,
+            RuntimeError,
+            StopIteration,
+            TimeoutError,
+            TypeError,
+            UserWarning,
+            ValueError,
+            ZeroDivisionError,
+        )
+    ),
+    UnicodeDecodeError("utf-8", CANARY_TEXT.encode(), 0, 1, CANARY_TEXT),
+    UnicodeEncodeError("ascii", CANARY_TEXT, 0, 1, CANARY_TEXT),
+    ExceptionGroup(CANARY_TEXT, [ValueError(CANARY_TEXT)]),
+    type("Unheard", (Exception,), {"__str__": lambda _: 1 / 0})(),
+]
+
+
+def found_canaries(text: str) -> list[str]:
+    return [canary for canary in CANARIES if canary in text]
+
+
+def extra_fields(record: logging.LogRecord) -> dict[str, Any]:
+    usual = {*vars(logging.makeLogRecord({})), "message"}
+    return {key: value for key, value in vars(record).items() if key not in usual}
+
+
+def name(error: BaseException) -> str:
+    return type(error).__name__
+
+
+def break_source(shop: Shop, error: BaseException, _: pytest.MonkeyPatch) -> None:
+    shop.source.on_read = raiser(error)
+
+
+def break_secret(shop: Shop, error: BaseException, _: pytest.MonkeyPatch) -> None:
+    shop.secret = type("Broken", (), {"uniform": raiser(error)})()
+
+
+def break_training(_: Shop, error: BaseException, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(client.task, "train_locally", raiser(error))
+
+
+def break_ledger(method: str) -> Callable[[Shop, BaseException, pytest.MonkeyPatch], None]:
+    def break_method(shop: Shop, error: BaseException, patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(shop.ledger, method, raiser(error))
+
+    return break_method
+
+
+PLACES = {
+    "source": break_source,
+    "secret": break_secret,
+    "training": break_training,
+    **{f"ledger-{method}": break_ledger(method) for method in ("sealed", "charge", "seal")},
+}
+
+
+def replied(shop: Shop, task: Task) -> Release | Refusal:
+    return answer(task.to_wire(), shop)
+
+
+def refused(code: RefusalCode, task: Task | None = None) -> Refusal:
+    return Refusal(task=task.fingerprint if task else "", code=code)
+
+
+def file_entries(folder: Any) -> list[tuple[int, str, str]]:
+    return entries(folder / "ledger.sqlite")
+
+
+# Paid before anything is looked at.
+
+
+def test_the_charge_is_on_disk_when_the_first_order_is_read(tmp_path):
+    seen = []
+    shop = tiny_shop(tmp_path, source=WatchedSource(on_read=lambda: seen.append(charged(tmp_path))))
+    task = tiny_task()
+    assert isinstance(replied(shop, task), Release)
+    assert seen == [[task.fingerprint]]
+
+
+def test_the_reply_is_sealed_on_disk_before_anybody_has_it(tmp_path, monkeypatch):
+    shop, task, sealed = tiny_shop(tmp_path), tiny_task(), []
+    unseal = client.task.unseal
+    monkeypatch.setattr(client.task, "unseal", lambda data: sealed.append(len(file_entries(tmp_path))) or unseal(data))
+    assert isinstance(replied(shop, task), Release)
+    assert sealed == [3]  # genesis, charge, seal
+
+
+def test_a_source_that_fails_leaves_the_charge_and_is_answered_by_a_code(tmp_path):
+    error = BadOrdersError(CANARY_TEXT, place="orders.csv", line=3, column="amount")
+    shop, task = tiny_shop(tmp_path, source=WatchedSource(on_read=raiser(error))), tiny_task()
+    assert replied(shop, task) == refused(RefusalCode.UNAVAILABLE, task)
+    assert charged(tmp_path) == [task.fingerprint]
+
+
+def test_what_is_charged_is_the_plans_own_event(tmp_path):
+    task = tiny_task(algorithm="fedavg", dp=tiny_dp(num_steps=3, sample_rate=0.25), local_learning_rate=0.1)
+    shop = tiny_shop(tmp_path)
+    assert isinstance(replied(shop, task), Release)
+    (charge,) = shop.ledger.charges()
+    assert (charge.event, charge.plan) == (task.plan.dp.event, task.plan.fingerprint)
+    assert charge.event.num_steps == 3
+
+
+# Refused before anything is charged.
+
+
+def test_over_budget_nothing_is_read_and_nothing_is_written(tmp_path):
+    source = WatchedSource()
+    shop, task = tiny_shop(tmp_path, source=source, budget=0.1), tiny_task()
+    before = file_entries(tmp_path)
+    assert replied(shop, task) == refused(RefusalCode.BUDGET, task)
+    assert (source.windows, file_entries(tmp_path)) == ([], before)
+
+
+@pytest.mark.parametrize(
+    ("policy", "plan"),
+    [
+        pytest.param({"encoders": ("linear",)}, {}, id="encoder"),
+        pytest.param({"longest_horizon_days": 27}, {}, id="horizon"),
+        pytest.param({"least_noise_multiplier": 1.1}, {}, id="noise"),
+        pytest.param({"epsilon_budget": 0.5}, {}, id="price-of-the-whole-run"),
+        pytest.param({}, {"dp": tiny_dp(noise_multiplier=0.0)}, id="no-noise"),
+    ],
+)
+def test_a_plan_that_the_policy_forbids_is_refused_before_any_charge(tmp_path, policy, plan):
+    source = WatchedSource()
+    shop, task = tiny_shop(tmp_path, source=source, **policy), tiny_task(**plan)
+    before = file_entries(tmp_path)
+    assert replied(shop, task) == refused(RefusalCode.POLICY, task)
+    assert (source.windows, file_entries(tmp_path)) == ([], before)
+
+
+ANY_ARRAY = "readout.linear.bias"
+BAD_ARRAYS = {
+    "one-too-few": lambda arrays: arrays.pop(ANY_ARRAY),
+    "one-too-many": lambda arrays: arrays.update({"head.bias": arrays[ANY_ARRAY]}),
+    "none": lambda arrays: arrays.clear(),
+    "another-shape": lambda arrays: arrays.update({ANY_ARRAY: np.zeros((3, 1), np.float32)}),
+    "a-scalar": lambda arrays: arrays.update({ANY_ARRAY: np.float32(1).reshape(())}),
+    "float64": lambda arrays: arrays.update({ANY_ARRAY: np.zeros(3)}),
+    "nan": lambda arrays: arrays.update({ANY_ARRAY: np.array([0, np.nan, 0], np.float32)}),
+    "infinity": lambda arrays: arrays.update({ANY_ARRAY: np.array([0, 0, -np.inf], np.float32)}),
+    "nan-in-a-frozen-array": lambda arrays: arrays.update({"center": arrays["center"] * np.float32(np.nan)}),
+}
+
+
+@pytest.mark.parametrize("spoil", BAD_ARRAYS.values(), ids=BAD_ARRAYS)
+def test_arrays_that_are_not_the_plans_model_are_refused_before_any_charge(tmp_path, spoil):
+    source = WatchedSource()
+    shop, task = tiny_shop(tmp_path, source=source), tiny_task()
+    before = file_entries(tmp_path)
+    spoil(task.arrays)
+    reply = replied(shop, task)
+    assert (reply.code, reply.to_wire().arrays) == (RefusalCode.BAD_TASK, {})
+    assert (source.windows, file_entries(tmp_path)) == ([], before)
+
+
+def scalars(**changes: object) -> dict[str, Any]:
+    return {key: value for key, value in {**tiny_task().to_wire().scalars, **changes}.items() if value is not ...}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param({}, id="nothing"),
+        pytest.param(scalars(version=2), id="version"),
+        pytest.param(scalars(version=True), id="version-true"),
+        pytest.param(scalars(kind="release"), id="kind"),
+        pytest.param(scalars(round=0), id="round-0"),
+        pytest.param(scalars(round=4), id="round-after-the-last"),
+        pytest.param(scalars(round=1.0), id="round-with-a-fraction"),
+        pytest.param(scalars(round=True), id="round-true"),
+        pytest.param(scalars(plan="{}"), id="plan-empty"),
+        pytest.param(scalars(plan="[" * 100_000), id="plan-nested"),
+        pytest.param(scalars(plan=7), id="plan-a-number"),
+        pytest.param(scalars(seed=42), id="a-seed-from-the-platform"),
+        pytest.param(scalars(evaluate="auc"), id="a-metric-asked-for"),
+        pytest.param(scalars(round=...), id="round-missing"),
+    ],
+)
+def test_a_message_that_is_no_task_is_refused_before_any_charge(tmp_path, words):
+    source = WatchedSource()
+    shop = tiny_shop(tmp_path, source=source)
+    before = file_entries(tmp_path)
+    reply = answer(Wire(arrays=tiny_task().arrays, scalars=words), shop)
+    assert reply == refused(RefusalCode.BAD_TASK)
+    assert (source.windows, file_entries(tmp_path)) == ([], before)
+
+
+# A repeated task is answered, never computed, again.
+
+
+def test_a_repeated_task_gets_the_same_bytes_and_no_new_charge(tmp_path):
+    source = WatchedSource()
+    shop, task = tiny_shop(tmp_path, source=source), tiny_task()
+    first = replied(shop, task)
+    written = file_entries(tmp_path)
+    assert isinstance(first, Release)
+    assert seal(replied(shop, task)) == seal(first)
+    assert (len(source.windows), file_entries(tmp_path)) == (1, written)
+
+
+def test_a_repeated_task_gets_the_same_bytes_from_the_next_process(tmp_path):
+    task, shop = tiny_task(), tiny_shop(tmp_path)
+    first = replied(shop, task)
+    shop.ledger.close()
+    source = WatchedSource(on_read=raiser(AssertionError("the orders were read again")))
+    again = tiny_shop(tmp_path, source=source, seed=6)  # other noise, were it computed
+    assert isinstance(first, Release)
+    assert seal(replied(again, task)) == seal(first)
+    assert (source.windows, charged(tmp_path)) == ([], [task.fingerprint])
+
+
+def test_a_repeated_task_is_answered_whatever_the_policy_and_budget_say_by_now(tmp_path):
+    task, shop = tiny_task(), tiny_shop(tmp_path)
+    first = replied(shop, task)
+    assert isinstance(first, Release)
+    assert seal(replied(tiny_shop(tmp_path, encoders=("linear",)), task)) == seal(first)
+
+
+def test_a_reply_that_is_no_longer_kept_is_never_computed_again(tmp_path):
+    source = WatchedSource()
+    shop = tiny_shop(tmp_path, source=source)
+    tasks = [tiny_task(shift=0.01 * number) for number in range(KEEP_SEALED + 1)]
+    assert all(isinstance(replied(shop, task), Release) for task in tasks)
+    written = file_entries(tmp_path)
+    shop.source = WatchedSource(on_read=raiser(AssertionError("the orders were read again")))
+    shop._rows.clear()
+    shop._examples.clear()
+    assert replied(shop, tasks[0]) == refused(RefusalCode.ALREADY_ANSWERED, tasks[0])
+    assert file_entries(tmp_path) == written
+
+
+@pytest.mark.parametrize(
+    "other", [tiny_task(shift=1e-6), tiny_task(round=2), tiny_task(plan_id="other")], ids=["arrays", "round", "plan"]
+)
+def test_anything_but_the_identical_task_is_a_new_charge(tmp_path, other):
+    shop, task = tiny_shop(tmp_path), tiny_task()
+    first, second = replied(shop, task), replied(shop, other)
+    assert isinstance(first, Release)
+    assert isinstance(second, Release)
+    assert charged(tmp_path) == [task.fingerprint, other.fingerprint]
+    assert all((first.update[key] != second.update[key]).any() for key in first.update)  # other noise on every array
+
+
+def test_two_messengers_with_one_task_get_the_same_bytes_and_one_charge(tmp_path):
+    shop, task = tiny_shop(tmp_path), tiny_task()
+    together = threading.Barrier(2)
+    shop.rows(task)
+    rows = shop.rows
+
+    def both_have_charged(wanted: Task) -> Any:
+        together.wait(timeout=20)
+        return rows(wanted)
+
+    shop.rows = both_have_charged
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: replied(shop, task), range(2))
+    assert isinstance(first, Release)
+    assert seal(first) == seal(second)
+    assert charged(tmp_path) == [task.fingerprint]
+
+
+# A crash wastes budget or nothing; it never gives any back.
+
+
+class MachineDownError(BaseException):
+    """The merchant's process ends here."""
+
+
+@pytest.mark.parametrize("place", ["source", "training", "ledger-seal"])
+def test_after_a_crash_between_charge_and_seal_the_task_is_computed_under_its_one_charge(tmp_path, place, monkeypatch):
+    shop, task = tiny_shop(tmp_path), tiny_task()
+    with monkeypatch.context() as patch:
+        PLACES[place](shop, MachineDownError(), patch)
+        with pytest.raises(MachineDownError):
+            replied(shop, task)
+    shop.ledger.close()
+    assert charged(tmp_path) == [task.fingerprint]
+    assert isinstance(replied(tiny_shop(tmp_path), task), Release)
+    assert charged(tmp_path) == [task.fingerprint]
+
+
+def test_two_restarts_never_use_the_same_noise_twice(tmp_path):
+    """With the source that the product uses: what a restart computes anew has nothing of the first attempt."""
+    replies = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        folder.mkdir()
+        shop = tiny_shop(folder)
+        shop.secret = SystemSource()
+        replies.append(replied(shop, tiny_task()))
+    first, second = (np.concatenate([a.ravel() for a in reply.update.values()]) for reply in replies)
+    assert not np.isin(first, second).any()
+
+
+# Whatever goes wrong, a code is all that is said about it.
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_whatever_fails_the_answer_is_a_code_of_the_list_and_nothing_else(tmp_path, place, monkeypatch, caplog, capfd):
+    shop, task = tiny_shop(tmp_path), tiny_task()
+    codes = [code.value for code in RefusalCode]
+    for error in ANY_ERROR:
+        with monkeypatch.context() as patch, caplog.at_level(logging.DEBUG):
+            PLACES[place](shop, error, patch)
+            wire = replied(shop, task).to_wire()
+        assert (set(wire.scalars), wire.arrays) == (REFUSAL_KEYS, {}), name(error)
+        assert wire.scalars["task"] == task.fingerprint
+        assert wire.scalars["code"] in codes
+        assert found_canaries(repr(wire)) == []
+    logged = repr([vars(record) for record in caplog.records])
+    assert found_canaries(logged + "".join(capfd.readouterr())) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SealedReplyGoneError("gone"), RefusalCode.ALREADY_ANSWERED),
+        (BudgetExceededError(spent=1, needed=2, budget=1), RefusalCode.BUDGET),
+        (LedgerError("damaged"), RefusalCode.LEDGER),
+        (PolicyError("no"), RefusalCode.POLICY),
+        (ArraysError("nan"), RefusalCode.BAD_TASK),
+        (ProtocolError("version"), RefusalCode.BAD_TASK),
+        (BadOrdersError("bad", place="orders.csv"), RefusalCode.UNAVAILABLE),
+        (MemoryError(), RefusalCode.UNAVAILABLE),
+        (OSError("disk"), RefusalCode.UNAVAILABLE),
+    ],
+    ids=lambda value: name(value) if isinstance(value, Exception) else "",
+)
+def test_each_kind_of_trouble_has_its_code(tmp_path, error, code, monkeypatch):
+    shop, task = tiny_shop(tmp_path), tiny_task()
+    break_ledger("charge")(shop, error, monkeypatch)
+    assert replied(shop, task) == refused(code, task)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), SystemExit(1), GeneratorExit()], ids=name)
+def test_a_process_that_is_being_stopped_stops_and_says_nothing(tmp_path, place, stop, monkeypatch):
+    shop = tiny_shop(tmp_path)
+    PLACES[place](shop, stop, monkeypatch)
+    with pytest.raises(type(stop)):
+        replied(shop, tiny_task())
+
+
+# What leaves.
+
+
+@pytest.mark.parametrize("trained", ["readout", "all"])
+def test_a_release_is_the_trainable_arrays_and_three_scalars(tmp_path, trained):
+    task = tiny_task(model=ModelSpec(encoder="mlp", hidden=(4,), trainable=trained))
+    wire = replied(tiny_shop(tmp_path), task).to_wire()
+    assert wire.scalars == {"version": 1, "kind": "release", "task": task.fingerprint}
+    assert shapes_of(wire.arrays) == trainable_shapes(task.plan.model)
+    assert {array.dtype for array in wire.arrays.values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("customers", [0, 1, 9, 10, 11, 20])
+def test_a_shop_of_any_size_answers_with_a_message_of_one_form_and_one_charge(tmp_path, customers):
+    shop = tiny_shop(tmp_path, source=WatchedSource(log=tiny_orders(customers=customers)))
+    task = tiny_task()
+    wire = replied(shop, task).to_wire()
+    assert set(wire.scalars) == RELEASE_KEYS
+    assert shapes_of(wire.arrays) == trainable_shapes(task.plan.model)
+    assert [charge.event for charge in shop.ledger.charges()] == [task.plan.dp.event]
+
+
+def test_the_merchants_own_log_names_no_customer_amount_or_count(tmp_path, caplog):
+    with caplog.at_level(logging.DEBUG):
+        shop = tiny_shop(tmp_path)
+        replied(shop, tiny_task())
+        replied(shop, tiny_task(round=2))
+        shop.source.on_read = raiser(ValueError(CANARY_TEXT))
+        replied(shop, tiny_task(plan_id="other"))
+    ours = [record for record in caplog.records if record.name.split(".")[0] in ("client", "pp_model")]
+    fields = [(record.getMessage(), extra_fields(record)) for record in ours]
+    tasks = (tiny_task(), tiny_task(round=2), tiny_task(plan_id="other"))
+    first, second, third = (task.fingerprint[:12] for task in tasks)
+    assert fields == [
+        ("task trained", {"task": first, "round": 1}),
+        ("task trained", {"task": second, "round": 2}),
+        ("task refused", {"task": third, "code": "unavailable", "error": "ValueError"}),
+    ]
+
+
+def test_the_price_of_a_run_is_in_the_ledger_when_it_ends(tmp_path):
+    shop = tiny_shop(tmp_path)
+    plan: TrainingPlan = tiny_task().plan
+    for round_ in range(1, plan.rounds + 1):
+        assert isinstance(replied(shop, tiny_task(round=round_)), Release)
+    assert shop.ledger.spent == epsilon_spent(plan.events, delta=1e-3)
