@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from enum import Enum
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pp_model.errors import ConfigError
 
@@ -29,7 +29,7 @@ def from_mapping(kind: type[T], table: Mapping[str, Any], *, path: str = "") -> 
         ConfigError: names the key that is unknown, missing or of the wrong type, and what was expected.
     """
     prefix = f"{path}." if path else ""
-    hints = _hints(kind)
+    hints = _hints(cast(Any, kind))
     fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(table) - set(fields)):
         raise ConfigError(f"unknown key {prefix}{unknown[0]}; known keys here: {', '.join(sorted(fields))}")
@@ -61,7 +61,7 @@ def to_mapping(value: Any) -> Any:
 
 
 @lru_cache(maxsize=128)
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 

@@ -87,9 +87,14 @@ def customer_gradients(module: GradSampleModule, rows: CustomerRows, customers: 
         warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
         outputs = module(*(tensor[picked] for tensor in rows.inputs))
         (ziln_loss(outputs, rows.spend_cents[picked]) * weight).sum().backward()
-    per_row = torch.cat([p.grad_sample.flatten(start_dim=1) for p in parameters], dim=1)
+    per_row = torch.cat([_grad_sample(p).flatten(start_dim=1) for p in parameters], dim=1)
     module.zero_grad(set_to_none=True)
     return gradients.index_add_(0, owner, per_row)
+
+
+def _grad_sample(parameter: nn.Parameter) -> Tensor:
+    per_row: Tensor = parameter.grad_sample  # type: ignore[attr-defined]  # put there by Opacus' hooks
+    return per_row
 
 
 def trainable(module: nn.Module) -> list[nn.Parameter]:

@@ -144,7 +144,7 @@ class _History:
         self.baskets = self.count(self.row[buys])
         self.spend = self.total(past.spend_cents, self.bought | self.returned)
         self.gross = self.total(past.spend_cents, self.bought)
-        self.refunds = -self.total(past.spend_cents, self.returned)
+        self.refunds = 0.0 - self.total(past.spend_cents, self.returned)  # never minus zero: rows stay bit-identical
         self.tenure = np.maximum(self.extreme(self.age_days, np.maximum), 1.0)
         visit_age = np.full(num_rows, np.nan)
         visit_age[self.row[self.visit]] = self.age_days[self.visit]  # rows are in time order: the last one stays
@@ -161,7 +161,8 @@ class _History:
         return np.bincount(rows, minlength=self.num_rows).astype(np.float64)
 
     def total(self, values: NDArray[np.int64] | Floats, where: NDArray[np.bool_]) -> Floats:
-        return np.bincount(self.row[where], values[where].astype(np.float64), minlength=self.num_rows)
+        sums = np.bincount(self.row[where], values[where].astype(np.float64), minlength=self.num_rows)
+        return np.asarray(sums, np.float64)
 
     def extreme(self, values: Floats, ufunc: np.ufunc) -> Floats:
         """The largest or smallest value of each row; every row has at least one event."""

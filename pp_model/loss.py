@@ -97,4 +97,4 @@ def tiers(score: NDArray[np.float64], *, cuts: tuple[float, float] | None = None
             which are data and must stay at the merchant.
     """
     low, high = cuts if cuts is not None else tuple(np.quantile(score, [0.5, 0.9])) if len(score) else (0.0, math.inf)
-    return ((score >= low).astype(np.int8) + (score >= high).astype(np.int8)).astype(np.int8)
+    return np.asarray(score >= low, np.int8) + np.asarray(score >= high, np.int8)

@@ -18,7 +18,7 @@ CENTS_PER_UNIT = 100.0
 def gini(spend: Floats, predicted: Floats) -> float:
     """Normalised Gini of ranking customers by predicted spend: 1 is the perfect order, 0 is chance.
 
-    NaN where nobody spent. Ties of the prediction share their customers' mean spend, so their order cannot matter.
+    NaN where all spent alike. Ties of the prediction share their customers' mean spend, so their order cannot matter.
     """
 
     def area(by: Floats) -> float:
@@ -29,10 +29,9 @@ def gini(spend: Floats, predicted: Floats) -> float:
         curve = np.cumsum(shared[ordered]) / spend.sum()
         return float(curve.mean() - 0.5 - 0.5 / len(spend))
 
-    if not spend.sum() > 0:
+    if not (len(spend) and np.ptp(spend) > 0):
         return math.nan
-    best = area(spend)
-    return area(predicted) / best if best > 0 else math.nan
+    return area(predicted) / area(spend)
 
 
 def decile_table(spend: Floats, predicted: Floats) -> list[tuple[float, float, int]]:

@@ -165,8 +165,8 @@ class _TransformerSummary(nn.Module):
         states = embedded + self.position(places)
         for block in self.blocks:
             states = block(states, present)
-        total = (states * present[..., None]).sum(dim=1)
-        return total / present.sum(dim=1, keepdim=True).clamp(min=1.0)
+        mean: Tensor = (states * present[..., None]).sum(dim=1) / present.sum(dim=1, keepdim=True).clamp(min=1.0)
+        return mean
 
 
 class _Block(nn.Module):

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from flwr.app import Message
+from flwr.app import Message, UserConfig
 
 from client.app import make_client_app
 from client.ledger import open_ledger
@@ -87,7 +87,7 @@ def federate(
                 on_round(len(seen))
 
         client_app = make_client_app(lambda context: opened[str(context.node_config["merchant"])])
-        configs = {node: {"merchant": name} for node, name in nodes.items()}
+        configs: dict[int, UserConfig] = {node: {"merchant": name} for node, name in nodes.items()}
         with InProcessGrid(client_app, node_configs=configs, on_round=count) as grid:
             make_server_app(lambda _: settings)(grid, grid.server_context())
         history = [(0, init), *_history(settings, plan)]

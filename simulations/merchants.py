@@ -205,8 +205,8 @@ def _events(
     hour = np.clip(rng.normal(14, 3.5, n), 0, 23.9)
     when = start + np.floor(day).astype(np.int64) * SECONDS_PER_DAY + (hour * 3600).astype(np.int64)
     within = traits.spend_within
-    cents = basket[customer] * np.exp(within * rng.standard_normal(n) - 0.5 * within**2)
-    cents = np.clip(np.round(cents), 1, 50_000_000).astype(np.int64)
+    spend = basket[customer] * np.exp(within * rng.standard_normal(n) - 0.5 * within**2)
+    cents = np.clip(np.round(spend), 1, 50_000_000).astype(np.int64)
     category = _categories(traits, customer, num_customers, rng)
     lines = 1 + rng.poisson(np.maximum(traits.lines_per_basket - 1, 0) * rng.gamma(2, 0.5, n))
     pieces = np.maximum(np.round(lines * traits.quantity_per_line * rng.gamma(2, 0.5, n)), 1).astype(np.int64)

@@ -161,4 +161,4 @@ def _strict(value: Any) -> Any:
         return {key: _strict(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_strict(item) for item in value]
-    return _number(value) if isinstance(value, float | np.floating) else value
+    return _number(float(value)) if isinstance(value, float | np.floating) else value

@@ -53,7 +53,7 @@ def open_market(scenario: Scenario) -> Market:
     orders = read_orders(open_source(str(Path(spec.file).expanduser()), contract), window=None)
     if not len(orders.log):
         raise BadOrdersError("no orders are left to use; check the columns and the data contract", place=spec.file)
-    skipped = {reason.value: skip.count for reason, skip in orders.report.skipped.items()}
+    skipped = {reason.name.lower(): skip.count for reason, skip in orders.report.skipped.items()}
     return Market(shops=_dealt_out(orders, spec, scenario), skipped=skipped, synthetic=False)
 
 

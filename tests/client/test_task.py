@@ -437,6 +437,16 @@ def test_a_shop_of_any_size_answers_with_a_message_of_one_form_and_one_charge(tm
     assert [charge.event for charge in shop.ledger.charges()] == [task.plan.dp.event]
 
 
+def test_with_nobody_in_a_batch_what_leaves_is_noise_on_every_array(tmp_path):
+    shop = tiny_shop(tmp_path, source=WatchedSource(log=tiny_orders(customers=0)))
+    first, second = replied(shop, tiny_task()), replied(shop, tiny_task(round=2))
+    assert isinstance(first, Release)
+    assert isinstance(second, Release)
+    for key, array in first.update.items():
+        assert (array != 0).all()
+        assert (array != second.update[key]).all()
+
+
 def test_the_merchants_own_log_names_no_customer_amount_or_count(tmp_path, caplog):
     with caplog.at_level(logging.DEBUG):
         shop = tiny_shop(tmp_path)

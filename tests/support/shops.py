@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flwr.app import RecordDict
+from flwr.common.serde import recorddict_to_proto
 
 from client.ledger import open_ledger
 from client.policy import Policy
@@ -159,3 +161,33 @@ def tiny_scenario(*, recipe: dict[str, Any] | None = None, **changes: Any) -> Sc
 def same_bits(first: Any, second: Any) -> bool:
     """Whether two sets of arrays are equal bit by bit."""
     return fingerprint(first) == fingerprint(second)
+
+
+def bytes_of(content: RecordDict) -> bytes:
+    """A message's content as Flower sends it, with its maps in a fixed order."""
+    return recorddict_to_proto(content).SerializeToString(deterministic=True)
+
+
+class Silent:
+    """Progress that tells nobody."""
+
+    def begin(self, phase: str, steps: int) -> Callable[[int], None]:
+        """See `simulations.run.Progress`."""
+        return lambda _: None
+
+
+def market_rows(*, customers: int = 60, merchants: int = 3, seed: int = 3) -> list[dict[str, str]]:
+    """Rows of an orders file: some eight orders of each customer from January to October 2023, at its merchant."""
+    rng = np.random.default_rng(seed)
+    first = dt.datetime(2023, 1, 1, 12)
+    return [
+        {
+            "customer_id": f"c{customer:04d}",
+            "timestamp": (first + dt.timedelta(days=int(rng.integers(0, 300)))).isoformat(sep=" "),
+            "amount": f"{rng.integers(500, 9_000) / 100:.2f}",
+            "category": str(rng.choice(["bread", "cake"])),
+            "merchant": f"shop {customer % merchants + 1}",
+        }
+        for customer in range(customers)
+        for _ in range(8)
+    ]
