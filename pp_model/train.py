@@ -70,10 +70,21 @@ def train_locally(arrays: Arrays, rows: CustomerRows, plan: TrainingPlan, *, sec
 
 def predict(spec: ModelSpec, arrays: Arrays, examples: Examples, *, device: str = "cpu") -> Prediction:
     """What the model says of every row."""
-    model = load_model(spec, arrays).to(pick_device(device))
-    anchor = torch.from_numpy(examples.log_anchor).to(model.center.device)
+    return predict_represented(spec, arrays, represented(spec, arrays, examples, device=device), examples.log_anchor)
+
+
+def represented(spec: ModelSpec, arrays: Arrays, examples: Examples, *, device: str = "cpu") -> torch.Tensor:
+    """What the readout sees of every row: [rows, width]. It changes only where the encoder is trained."""
+    return _representation(load_model(spec, arrays).to(pick_device(device)), examples)
+
+
+def predict_represented(
+    spec: ModelSpec, arrays: Arrays, representation: torch.Tensor, log_anchor: NDArray[np.float32]
+) -> Prediction:
+    """What the readout says of rows that the encoder has seen already."""
+    readout = load_model(spec, arrays).readout.to(representation.device)
     with torch.no_grad():
-        return prediction(model.readout(_representation(model, examples), anchor).cpu())
+        return prediction(readout(representation, torch.from_numpy(log_anchor).to(representation.device)).cpu())
 
 
 def _representation(model: PurchasePowerModel, examples: Examples) -> torch.Tensor:

@@ -208,7 +208,8 @@ def _prepare(directory: Path, scenario: Scenario, *, force: bool) -> None:
     saved = directory / "config.json"
     finished = (directory / "result.json").exists()
     same = saved.exists() and saved.read_text(encoding="utf-8") == config
-    if directory.exists() and any(directory.iterdir()) and (finished or not same):
+    begun = directory.exists() and any(entry != saved for entry in directory.iterdir())
+    if begun and (finished or not same):
         if not saved.exists():
             raise ConfigError(f"{directory} holds something else; choose another --out")
         if not force:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -172,17 +173,22 @@ def comparison_table(results: Sequence[Mapping[str, Any]], *, baselines: bool = 
     rows = comparison_rows(results, baselines=baselines)
     comparable = len({(r["customers"], r["orders"], r["cutoff"], r["horizon_days"]) for r in results}) == 1
     best = _best([row for row in rows if row["baseline"] is None]) if comparable else {}
-    table = Table(caption=_caption(comparable=comparable, marked=bool(best)), caption_justify="left")
-    table.add_column("Run", overflow="fold")
-    for label in ("Epsilon", "Encoder", *(METRIC[key].title for key in COMPARED), "Seconds"):
-        table.add_column(label, justify="left" if label == "Encoder" else "right", no_wrap=True)
+    table = Table(
+        caption=_caption(comparable=comparable, marked=bool(best)),
+        caption_justify="left",
+        pad_edge=False,
+        box=box.SIMPLE,
+    )
+    table.add_column("Run", overflow="fold", min_width=12)
+    # Fits a terminal of 80 columns: headings may break, figures may not.
+    for label in ("Epsilon", "Encoder", *(METRIC[key].title for key in COMPARED)):
+        table.add_column(label, justify="left" if label == "Encoder" else "right")
     for row in rows:
         table.add_row(
-            Text(plain(row["run"]) if row["baseline"] is None else f"  {plain(row['label'] or row['baseline'])}"),
+            Text(plain(row["run"]) if row["baseline"] is None else f"  {plain(row['baseline'])}"),
             _cell(row, "epsilon", "" if row["epsilon"] is None else epsilon_text(row["epsilon"]), best),
             Text(plain(row["encoder"] or "")),
             *(_cell(row, key, metric_text(key, row[key]), best) for key in COMPARED),
-            _cell(row, "seconds", number_text(row["seconds"], decimals=0), best),
         )
     return table
 

@@ -8,14 +8,15 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pp_model.features import Examples
 from pp_model.loss import Prediction
 from pp_model.metrics import evaluate
 from pp_model.model import ModelSpec
-from pp_model.serialization import Arrays
-from pp_model.train import predict
+from pp_model.serialization import Arrays, fingerprint
+from pp_model.train import predict, predict_represented, represented
 
 Figures = dict[str, Any]
 Rows = NDArray[np.intp]
@@ -26,6 +27,7 @@ class Judge:
 
     def __init__(self, model: ModelSpec, holdout: Mapping[str, Examples]) -> None:
         self.model = model
+        self._represented: dict[str, torch.Tensor] = {}
         self._parts = [(name, len(rows)) for name, rows in holdout.items()]
         parts = [rows for rows in holdout.values() if len(rows)]
         self.rows = Examples(
@@ -39,7 +41,12 @@ class Judge:
 
     def predict(self, arrays: Arrays) -> Prediction:
         """What the model says of every holdout customer."""
-        return predict(self.model, arrays, self.rows)
+        if self.model.trainable == "all":
+            return predict(self.model, arrays, self.rows)
+        frozen = fingerprint({name: a for name, a in arrays.items() if not name.startswith("readout.")})
+        if frozen not in self._represented:
+            self._represented = {frozen: represented(self.model, arrays, self.rows)}
+        return predict_represented(self.model, arrays, self._represented[frozen], self.rows.log_anchor)
 
     def predict_rows(self, arrays: Arrays, rows: Rows) -> Prediction:
         """What the model says of some of them."""

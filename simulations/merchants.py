@@ -20,6 +20,7 @@ from pp_model.schema import NO_CATEGORY, SECONDS_PER_DAY, EventType, OrderLog, c
 
 Floats = NDArray[np.float64]
 MAX_VISITS = 1_500
+_ONE_TIME_FACTOR = 30.0  # how much longer a one-time customer stays away than others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class ShopTraits:
     season: float  # amplitude of the yearly wave
     season_peak_day: float
     peak: float  # height of a short yearly peak over the wave
-    weekend: float  # relative weight of Saturday and Sunday
+    weekend: float  # relative weight of the last two of each seven days, counted from the first day on record
     mean_basket_cents: float
     spend_between: float  # standard deviation of log mean basket between customers
     spend_within: float  # the same between one customer's baskets
@@ -90,7 +91,7 @@ class SyntheticShop:
 
     Attributes:
         log: events from the first to the last day on record.
-        visits_per_day: [customers], the true rate of an active customer.
+        visits_per_day: [customers], the true rate of an active customer between pauses, over a whole year.
         active_until: [customers], days since the first day on record at which the customer leaves for good.
         mean_basket_cents: [customers], the true mean spend of a visit.
     """
@@ -120,7 +121,10 @@ def synthetic_shop(
     customer, day, left = _visits(traits, rate, join, join + lifetime, once, num_days, rng)
     log = _events(traits, customer, day, basket, n, first_day, num_days, rng)
     return SyntheticShop(
-        log=log, visits_per_day=rate, active_until=np.minimum(join + lifetime, left), mean_basket_cents=basket
+        log=log,
+        visits_per_day=np.where(once, rate / _ONE_TIME_FACTOR, rate),
+        active_until=np.minimum(join + lifetime, left),
+        mean_basket_cents=basket,
     )
 
 
@@ -172,7 +176,7 @@ def _visits(
             gap = rng.gamma(shape[active]) / shape[active] / rate[active]
             pause = rng.random(len(active)) < traits.pause_chance
             gap *= np.where(pause, traits.pause_factor * rng.exponential(1.0, len(active)), 1.0)
-            gap *= np.where(once[active], 30.0, 1.0)
+            gap *= np.where(once[active], _ONE_TIME_FACTOR, 1.0)
             now = now + gap
         day = np.interp(now, clock, days, right=np.inf)
         stays = (day < num_days) & (day < leave[active])

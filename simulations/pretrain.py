@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from pp_model.config import to_mapping
-from pp_model.errors import CheckpointError
+from pp_model.errors import ArraysError, CheckpointError
 from pp_model.features import CORE_FEATURES, FEATURE_NAMES, Examples, FeatureSpec, build_examples
 from pp_model.loss import ziln_loss
 from pp_model.model import Encoder, ModelSpec, array_shapes, fresh_arrays, load_model, model_arrays, trainable_shapes
@@ -94,7 +94,7 @@ def pretrain(
     weight = net.readout.linear.weight
     unread = slice(len(CORE_FEATURES), len(FEATURE_NAMES))
     optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], weight_decay=1e-3)
-    batches = len(corpus) // _BATCH
+    batches = max(1, len(corpus) // _BATCH)
     order = torch.Generator().manual_seed(spec.seed)
     for number in range(spec.passes):
         total = 0.0
@@ -142,8 +142,8 @@ def load_init(source: str, model: ModelSpec, *, seed: int) -> Arrays:
         return check_arrays(arrays, array_shapes(model))
     except OSError as error:
         raise CheckpointError(f"cannot read the starting point {path}; give a file, 'default' or 'none'") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged; make it again with pp-sim pretrain") from error
+    except ArraysError as error:
+        raise CheckpointError(f"{path} is damaged or of another model; make it again with pp-sim pretrain") from error
 
 
 def default_init(encoder: Encoder) -> Path:

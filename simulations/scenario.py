@@ -58,11 +58,11 @@ class Recipe:
     hidden: tuple[int, ...] = PRESETS["small"]
     trainable: Literal["readout", "all"] = "readout"
     algorithm: Literal["fedsgd", "fedavg"] = "fedsgd"
-    rounds: int = 80
+    rounds: int = 100
     steps_per_round: int = 1
     sample_rate: float = 0.5
-    max_grad_norm: float = 2.25
-    learning_rate: float = 0.022
+    max_grad_norm: float = 2.5
+    learning_rate: float = 0.018
     local_learning_rate: float = 1.0
     momentum: float = 0.8
     windows: int = 5
@@ -137,8 +137,8 @@ def resolve(table: Mapping[str, Any]) -> Scenario:
     Raises:
         ConfigError: names the key.
     """
-    recipe = dict(table.get("recipe", {}))
-    if recipe.get("algorithm") == "fedavg":
+    recipe = table.get("recipe", {})
+    if isinstance(recipe, Mapping) and recipe.get("algorithm") == "fedavg":
         recipe = {**Recipe.fedavg(), **recipe}
     return from_mapping(Scenario, {**table, "recipe": recipe})
 

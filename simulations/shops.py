@@ -83,6 +83,10 @@ def holdout(market: Market, scenario: Scenario, features: FeatureSpec) -> dict[s
 def _dealt_out(orders: Orders, spec: OrdersSpec, scenario: Scenario) -> dict[str, OrderLog]:
     log = orders.log
     if orders.merchant is None:
+        if len(orders.customer_ids) < scenario.merchants:
+            raise ConfigError(
+                f"there are fewer customers than the {scenario.merchants} merchants asked for; lower --merchants"
+            )
         salt = f"{scenario.seed}|"
         shop_of_customer = np.array(
             [fingerprint64(salt + customer) % scenario.merchants for customer in orders.customer_ids], np.int64
@@ -119,7 +123,11 @@ def _merge_small(log: OrderLog, shop: Codes, names: list[str], wanted: int) -> t
     by_size = np.argsort(-np.bincount(pairs[:, 0], minlength=len(names)), kind="stable")
     place = np.full(len(names), wanted - 1, np.int64)
     place[by_size[: wanted - 1]] = np.arange(wanted - 1)
-    return place[shop], [*(names[i] for i in by_size[: wanted - 1]), "others together"]
+    largest = [names[i] for i in by_size[: wanted - 1]]
+    others = "others together"
+    while others in largest:  # or one of the two would take the other's place
+        others += " too"
+    return place[shop], [*largest, others]
 
 
 def _compact(log: OrderLog) -> OrderLog:

@@ -35,10 +35,9 @@ def test_the_holdout_is_not_even_asked_for(tmp_path):
 
 def test_orders_in_the_holdout_change_nothing(tmp_path):
     log = tiny_orders()
-    spree = [
-        Order(customer=c, timestamp=dt.datetime(2024, 7, 1), spend_cents=9_999_999) for c in range(log.num_customers)
-    ]
-    later = concatenate([log, order_log(spree, num_customers=log.num_customers)], num_customers=log.num_customers)
+    everybody = log.num_customers + 1  # and one who comes for the first time
+    spree = [Order(customer=c, timestamp=dt.datetime(2024, 7, 1), spend_cents=9_999_999) for c in range(everybody)]
+    later = concatenate([log, order_log(spree, num_customers=everybody)], num_customers=everybody)
     rows = []
     for number, orders in enumerate((log, later)):
         folder = tmp_path / str(number)

@@ -268,9 +268,9 @@ def test_a_regular_customer_is_expected_at_its_own_rate():
 
 @pytest.mark.parametrize("value", [0, 731])
 def test_an_impossible_horizon_or_length_is_refused_by_name(value):
-    with pytest.raises(ConfigError, match="features.horizon_days"):
+    with pytest.raises(ConfigError, match=r"features\.horizon_days"):
         FeatureSpec(horizon_days=value)
-    with pytest.raises(ConfigError, match="features.sequence_length"):
+    with pytest.raises(ConfigError, match=r"features\.sequence_length"):
         FeatureSpec(horizon_days=28, sequence_length=value)
 
 

@@ -70,18 +70,14 @@ def test_the_check_would_notice_batch_statistics():
 def test_no_row_moves_with_the_sequence_or_the_anchor_of_another(spec):
     model, rows = model_of(spec), random_examples([5])
     features, sequence, anchor = tensors(rows)
-    alone = torch.cat(
-        [model(features[i : i + 1], sequence[i : i + 1], anchor[i : i + 1]) for i in range(len(rows))]
-    )
+    alone = torch.cat([model(features[i : i + 1], sequence[i : i + 1], anchor[i : i + 1]) for i in range(len(rows))])
     torch.testing.assert_close(model(features, sequence, anchor), alone, rtol=1e-12, atol=1e-12)
 
 
 @every_model
 def test_more_padding_changes_nothing(spec):
     model, rows = model_of(spec), random_examples([3, 2, 4])
-    torch.testing.assert_close(
-        model(*tensors(rows)), model(*tensors(padded(rows, 7))), rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(model(*tensors(rows)), model(*tensors(padded(rows, 7))), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("encoder", ["gru", "transformer"])

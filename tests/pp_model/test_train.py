@@ -70,13 +70,17 @@ def slow_steps(plan: TrainingPlan, examples: Examples, arrays: Arrays) -> NDArra
         for customer in np.unique(examples.customer):
             hers = examples.select(examples.customer == customer)
             features, anchor = torch.from_numpy(hers.features).double(), torch.from_numpy(hers.log_anchor).double()
-            loss = ziln_loss(model(features, torch.from_numpy(hers.sequence), anchor), torch.from_numpy(hers.spend_cents))
+            loss = ziln_loss(
+                model(features, torch.from_numpy(hers.sequence), anchor), torch.from_numpy(hers.spend_cents)
+            )
             gradient = np.concatenate([g.numpy().ravel() for g in torch.autograd.grad(loss.mean(), parameters)])
             total += gradient * min(1.0, plan.dp.max_grad_norm / np.linalg.norm(gradient))
         step = -plan.local_learning_rate * total / plan.nominal_batch_size
         moved += step
         with torch.no_grad():
-            for p, piece in zip(parameters, np.split(step, np.cumsum([p.numel() for p in parameters])[:-1]), strict=True):
+            for p, piece in zip(
+                parameters, np.split(step, np.cumsum([p.numel() for p in parameters])[:-1]), strict=True
+            ):
                 p += torch.from_numpy(piece).view_as(p)
     return moved
 
@@ -94,9 +98,7 @@ def test_a_step_without_noise_is_minus_the_clipped_gradient_over_the_public_divi
 
 @every_model
 def test_several_local_steps_are_taken_one_after_the_other(spec):
-    plan = replace(
-        plan_of(spec, num_steps=3, rate=2.0, sample_rate=1.0, noise_multiplier=0.0), nominal_batch_size=2.0
-    )
+    plan = replace(plan_of(spec, num_steps=3, rate=2.0, sample_rate=1.0, noise_multiplier=0.0), nominal_batch_size=2.0)
     examples, arrays = random_examples([1, 3, 0, 2]), random_arrays(spec)
     fast, slow = flat(update_of(plan, examples, SystemSource(), arrays=arrays)), slow_steps(plan, examples, arrays)
     assert np.linalg.norm(fast - slow) <= 1e-4 * np.linalg.norm(slow)

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Message
 
 import simulations.federation as federation
 from client.ledger import PrivacyLedger, open_ledger
@@ -19,7 +18,6 @@ from pp_model.serialization import fingerprint, shapes_of
 from server.registry import Registry
 from server.rounds import RunStoppedError
 from simulations.federation import Federated, federate, secrets_for, train_together
-from simulations.grid import InProcessGrid
 from simulations.planning import lineage_of, model_of, plan_of
 from simulations.run import simulate
 from simulations.scenario import OrdersSpec, Scenario, SyntheticSpec
@@ -33,6 +31,7 @@ from tests.support.shops import (
     Silent,
     bytes_of,
     market_rows,
+    record_wire,
     tiny_scenario,
 )
 
@@ -65,18 +64,7 @@ def ledger_of(directory: Path, number: int, scenario: Scenario) -> PrivacyLedger
 
 @pytest.fixture
 def wire(monkeypatch):
-    """Every pair of a message to a merchant and its reply, as the grid carried them."""
-    carried: list[tuple[Message, Message]] = []
-
-    class RecordingGrid(InProcessGrid):
-        def send_and_receive(self, messages, *, timeout=None):
-            sent = list(messages)
-            replies = super().send_and_receive(sent, timeout=timeout)
-            carried.extend(zip(sent, replies, strict=True))
-            return replies
-
-    monkeypatch.setattr(federation, "InProcessGrid", RecordingGrid)
-    return carried
+    return record_wire(monkeypatch)
 
 
 def break_source_of(monkeypatch, name: str, *, times: int, error: BaseException) -> None:
@@ -142,7 +130,7 @@ def test_merchants_of_different_sizes_send_messages_of_one_size_and_form(tmp_pat
     assert len({log.num_customers for log in shops.values()}) == 3
     federated(tmp_path, scenario, shops=shops)
     assert len({len(bytes_of(reply.content)) for _, reply in wire}) == 1
-    forms = {tuple((name, tuple(record)) for name, record in sorted(reply.content.items())) for _, reply in wire}
+    forms = {str({name: sorted(record) for name, record in sorted(reply.content.items())}) for _, reply in wire}
     assert len(forms) == 1
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import RecordDict
+import pytest
+from flwr.app import Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
+import simulations.federation as federation
 from client.ledger import open_ledger
 from client.policy import Policy
 from client.shop import Shop
@@ -22,13 +24,14 @@ from pp_model.plan import TrainingPlan
 from pp_model.protocol import Task
 from pp_model.schema import EventType, Order, OrderLog, Window, order_log
 from pp_model.serialization import fingerprint
+from simulations.grid import InProcessGrid
 from simulations.scenario import Recipe, Scenario, SyntheticSpec
 from simulations.seeded import SeededSource
 from tests.support.ledgers import LINEAGE
 from tests.support.plans import tiny_plan
 
 # Nothing of these may ever leave a merchant: unmistakable wherever they are found.
-CANARIES = ("Quetzalcoatl Vandersloot", "quetzal.vandersloot@canary.example", "7193846.52", "719384652")
+CANARIES = ("Quetzalcoatl Vandersloot", "quetzal.vandersloot@canary.example", "719384.65", "71938465")
 CANARY_TEXT = ", ".join(CANARIES)
 
 
@@ -163,9 +166,25 @@ def same_bits(first: Any, second: Any) -> bool:
     return fingerprint(first) == fingerprint(second)
 
 
+def record_wire(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Message, Message]]:
+    """Filled with every message to a merchant and its reply, as the grid of `federate` carries them."""
+    carried: list[tuple[Message, Message]] = []
+
+    class RecordingGrid(InProcessGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+            sent = list(messages)
+            replies = super().send_and_receive(sent, timeout=timeout)
+            carried.extend(zip(sent, replies, strict=True))
+            return replies
+
+    monkeypatch.setattr(federation, "InProcessGrid", RecordingGrid)
+    return carried
+
+
 def bytes_of(content: RecordDict) -> bytes:
-    """A message's content as Flower sends it, with its maps in a fixed order."""
-    return recorddict_to_proto(content).SerializeToString(deterministic=True)
+    """A message's content as Flower sends it, with records, arrays and scalars in the order of their names."""
+    ordered = RecordDict({name: type(record)(dict(sorted(record.items()))) for name, record in sorted(content.items())})
+    return recorddict_to_proto(ordered).SerializeToString(deterministic=True)
 
 
 class Silent:

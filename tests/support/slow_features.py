@@ -6,6 +6,7 @@ import datetime as dt
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, stdev
 
 from pp_model.schema import EventType, Order, category_code, fingerprint64
@@ -47,9 +48,7 @@ def slow_baskets(orders: Sequence[Order], customer: int) -> list[Basket]:
         when = min(line.timestamp for line in lines)
         _, category = max((abs(line.spend_cents), category_code(line.category)) for line in lines)
         spend, quantity = sum(line.spend_cents for line in lines), sum(line.quantity for line in lines)
-        basket = Basket(
-            when=when, spend=spend, quantity=quantity, lines=len(lines), category=category, kind=kind
-        )
+        basket = Basket(when=when, spend=spend, quantity=quantity, lines=len(lines), category=category, kind=kind)
         baskets.append(((when, key, kind), basket))
     return [basket for _, basket in sorted(baskets, key=lambda pair: pair[0])]
 
@@ -127,7 +126,7 @@ def slow_row(orders: Sequence[Order], customer: int, cutoff: dt.date, horizon: i
 
 
 def _gaps(ages: list[float], recency: float, horizon: int) -> dict[str, float]:
-    gaps = [before - after for before, after in zip(ages[:-1], ages[1:], strict=True)]
+    gaps = [before - after for before, after in pairwise(ages)]
     usual = fmean(gaps) if gaps else horizon
     logs = [math.log(gap + 0.5) for gap in gaps]
     longest, latest = (max(gaps), gaps[-1]) if gaps else (0.0, 0.0)
@@ -154,9 +153,7 @@ def _spends(spends: list[int], mean_visit: float) -> dict[str, float]:
     }
 
 
-def _season(
-    midnight: dt.datetime, ages: list[float], tenure: float, expected: float, horizon: int
-) -> dict[str, float]:
+def _season(midnight: dt.datetime, ages: list[float], tenure: float, expected: float, horizon: int) -> dict[str, float]:
     middle = (midnight - dt.datetime(1970, 1, 1)).days + horizon / 2
     strength = max(0.0, 1 - horizon / 365.25)
     last_year = sum(365.25 - horizon < age <= 365.25 for age in ages)
