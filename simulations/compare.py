@@ -178,8 +178,9 @@ def comparison_table(results: Sequence[Mapping[str, Any]], *, baselines: bool = 
         caption_justify="left",
         pad_edge=False,
         box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
     )
-    table.add_column("Run", overflow="fold", min_width=12)
+    table.add_column("Run", overflow="fold", min_width=10)
     # Fits a terminal of 80 columns: headings may break, figures may not.
     for label in ("Epsilon", "Encoder", *(METRIC[key].title for key in COMPARED)):
         table.add_column(label, justify="left" if label == "Encoder" else "right")
