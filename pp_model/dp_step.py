@@ -6,7 +6,6 @@ Adversary and guarantee: whoever sees the sums of all steps learns of one custom
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -82,14 +81,16 @@ def customer_gradients(module: GradSampleModule, rows: CustomerRows, customers: 
     picked = torch.from_numpy(index).to(device)
     weight = torch.from_numpy(np.repeat(1.0 / np.maximum(counts, 1), counts).astype(np.float32)).to(device)
     owner = torch.from_numpy(np.repeat(np.arange(len(customers)), counts)).to(device)
-    with warnings.catch_warnings():
-        # The hooks of a layer whose input is data, not a result, fire all the same.
-        warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
-        outputs = module(*(tensor[picked] for tensor in rows.inputs))
-        (ziln_loss(outputs, rows.spend_cents[picked]) * weight).sum().backward()
+    outputs = module(*(_watched(tensor[picked]) for tensor in rows.inputs))
+    (ziln_loss(outputs, rows.spend_cents[picked]) * weight).sum().backward()
     per_row = torch.cat([_grad_sample(p).flatten(start_dim=1) for p in parameters], dim=1)
     module.zero_grad(set_to_none=True)
     return gradients.index_add_(0, owner, per_row)
+
+
+def _watched(tensor: Tensor) -> Tensor:
+    """The input, with a gradient of its own where it can have one: Opacus' hooks want one to hang on to."""
+    return tensor.requires_grad_() if tensor.is_floating_point() else tensor
 
 
 def _grad_sample(parameter: nn.Parameter) -> Tensor:

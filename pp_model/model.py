@@ -59,8 +59,6 @@ class Readout(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, 3)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
 
     def forward(self, representation: Tensor, log_anchor: Tensor) -> Tensor:
         logit, move, spread = self.linear(representation).unbind(-1)
@@ -75,8 +73,8 @@ class PurchasePowerModel(nn.Module):
         super().__init__()
         number = len(FEATURE_NAMES)
         self.spec = spec
-        self.center = nn.Parameter(torch.zeros(number), requires_grad=False)
-        self.mix = nn.Parameter(0.5 * torch.eye(number), requires_grad=False)
+        self.center = nn.Parameter(torch.empty(number), requires_grad=False)
+        self.mix = nn.Parameter(torch.empty(number, number), requires_grad=False)
         self.encoder = None if spec.encoder == "linear" else _HiddenEncoder(spec)
         self.readout = Readout(number + (spec.hidden[-1] if self.encoder else 0))
         if self.encoder and spec.trainable == "readout":
@@ -226,7 +224,21 @@ def load_model(spec: ModelSpec, arrays: Arrays) -> PurchasePowerModel:
 
 
 def fresh_arrays(spec: ModelSpec, *, seed: int) -> Arrays:
-    """A model that has seen nothing. The seed decides first weights alone; global randomness is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return model_arrays(PurchasePowerModel(spec))
+    """A model that has seen nothing: PyTorch's usual first weights, out of a generator of our own; a readout of 0."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.device("meta"):
+        model = PurchasePowerModel(spec)
+    model = model.to_empty(device="cpu")
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            bound = module.in_features**-0.5
+            nn.init.uniform_(module.weight, -bound, bound, generator=generator)
+            nn.init.uniform_(module.bias, -bound, bound, generator=generator)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, generator=generator)
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+    zeros = {name: np.zeros_like(a) for name, a in model_arrays(model.readout).items()}
+    number = len(FEATURE_NAMES)
+    public = {"center": np.zeros(number, np.float32), "mix": 0.5 * np.eye(number, dtype=np.float32)}
+    return model_arrays(model) | {f"readout.{name}": a for name, a in zeros.items()} | public

@@ -86,4 +86,5 @@ def from_safetensors(data: bytes) -> tuple[Arrays, dict[str, str]]:
     if any(array.dtype != np.float32 for array in arrays.values()):
         raise ArraysError("this safetensors file holds arrays that are not float32")
     metadata = header.get("__metadata__", {})
+    arrays = {name: arrays[name] for name in sorted(arrays)}  # the reader gives them in random order
     return arrays, {str(key): str(value) for key, value in metadata.items()}

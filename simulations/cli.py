@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ dealt out and the first weights. An interrupted run continues when the same comm
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0, 2 for input that cannot be used, 130 when interrupted."""
     args = _parser().parse_args(argv)
+    # Opacus' hooks on embeddings, whose input can have no gradient, fire all the same.
+    warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     try:
         command: Callable[[argparse.Namespace], None] = args.command
@@ -200,6 +203,8 @@ def _simulate(scenario: Scenario, args: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
     else:
         Console().print(result_table(result, report=directory / "report.html"))
+        for reason, count in result["skipped_orders"].items():
+            sys.stdout.write(f"Left out: {count:,} rows, {reason.replace('_', ' ')}.\n")
 
 
 def _prepare(directory: Path, scenario: Scenario, *, force: bool) -> None:

@@ -45,7 +45,7 @@ def simulate(scenario: Scenario, directory: Path, progress: Progress) -> dict[st
     Raises:
         PurchasePowerError: bad orders, an impossible scenario, a run that was stopped; each says what to do.
     """
-    started = time.monotonic()
+    started, versions = time.monotonic(), _versions()
     progress.begin("reading orders", 1)
     market = open_market(scenario)
     model, features = model_of(scenario), features_of(scenario)
@@ -89,8 +89,12 @@ def simulate(scenario: Scenario, directory: Path, progress: Progress) -> dict[st
         "noise_source": "operating system" if scenario.synthetic is None else "seeded, for made-up customers only",
         "config": _strict(to_mapping(scenario)),
         "plan": _strict(to_mapping(plan)),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": versions,
     }
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def _privacy(plan: TrainingPlan, spent: tuple[PrivacyEvent, ...]) -> dict[str, Any]:

@@ -58,11 +58,11 @@ class Recipe:
     hidden: tuple[int, ...] = PRESETS["small"]
     trainable: Literal["readout", "all"] = "readout"
     algorithm: Literal["fedsgd", "fedavg"] = "fedsgd"
-    rounds: int = 100
+    rounds: int = 120
     steps_per_round: int = 1
     sample_rate: float = 0.5
     max_grad_norm: float = 2.5
-    learning_rate: float = 0.018
+    learning_rate: float = 0.015
     local_learning_rate: float = 1.0
     momentum: float = 0.8
     windows: int = 5

@@ -228,17 +228,16 @@ def test_anything_but_the_identical_task_is_a_new_charge(tmp_path, other):
     assert all((first.update[key] != second.update[key]).any() for key in first.update)  # other noise on every array
 
 
-def test_two_messengers_with_one_task_get_the_same_bytes_and_one_charge(tmp_path):
+def test_two_messengers_with_one_task_get_the_same_bytes_and_one_charge(tmp_path, monkeypatch):
     shop, task = tiny_shop(tmp_path), tiny_task()
-    together = threading.Barrier(2)
-    shop.rows(task)
-    rows = shop.rows
+    together, one_by_one, train_locally = threading.Barrier(2), threading.Lock(), client.task.train_locally
 
-    def both_have_charged(wanted: Task) -> Any:
-        together.wait(timeout=20)
-        return rows(wanted)
+    def trained_once_both_have_charged(*arguments: Any, **how: Any) -> Any:
+        together.wait(timeout=60)
+        with one_by_one:
+            return train_locally(*arguments, **how)
 
-    shop.rows = both_have_charged
+    monkeypatch.setattr(client.task, "train_locally", trained_once_both_have_charged)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: replied(shop, task), range(2))
     assert isinstance(first, Release)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,10 +76,17 @@ def test_one_order_id_of_two_customers_is_two_baskets():
     assert baskets_of(order_log(lines, num_customers=2)).spend_cents.tolist() == [500, 900]
 
 
-def test_a_basket_has_the_category_of_its_most_expensive_line():
+def test_lines_of_two_days_that_take_turns_in_price_are_two_baskets():
+    lines = [bought(-1, 500, order_id="x"), bought(0, 700, order_id="x"), bought(-1, 900, order_id="x")]
+    assert baskets_of(order_log(lines, num_customers=1)).spend_cents.tolist() == [1_400, 700]
+
+
+@pytest.mark.parametrize("places", [[0, 1], [1, 0]])
+def test_a_basket_has_the_category_of_its_most_expensive_line(places):
     lines = [bought(-3, 500, order_id="x", category="tea"), bought(-3, 900, order_id="x", category="milk")]
     alone = baskets_of(order_log([lines[1]], num_customers=1))
-    assert baskets_of(order_log(lines, num_customers=1)).category.tolist() == alone.category.tolist()
+    both = baskets_of(order_log([lines[place] for place in places], num_customers=1))
+    assert both.category.tolist() == alone.category.tolist()
 
 
 def test_a_shop_without_orders_has_no_baskets():

@@ -147,7 +147,7 @@ def test_the_gradients_left_behind_by_one_step_do_not_reach_the_next(spec):
 # --- one customer
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 7), st.floats(1e-3, 10), st.sampled_from(SPECS))
 def test_removing_any_customer_moves_the_sum_by_at_most_the_clip_norm(leaver, max_grad_norm, spec):
     module, rows = ready(spec, random_examples([500, 1, 2, 5, 0, 3, 1, 40], length=2))
@@ -235,10 +235,10 @@ def test_the_noise_is_that_of_the_plan_and_not_of_the_number_of_customers(custom
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("error", [0.94, 1.06])
-def test_the_scale_check_would_notice_noise_a_sixteenth_off(error):
+@pytest.mark.parametrize("error", [0.9, 1.1])
+def test_the_scale_check_would_notice_noise_a_tenth_off(error):
     plan = tiny_dp(sample_rate=1.0, noise_multiplier=0.7 * error, max_grad_norm=2.5)
-    assert not scale_looks_right(noise_of(plan, 8, steps=400), 0.7 * 2.5)
+    assert not scale_looks_right(noise_of(plan, 8), 0.7 * 2.5)
 
 
 def test_without_noise_a_step_of_everyone_is_the_clipped_sum():

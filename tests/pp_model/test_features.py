@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from pp_model import features
@@ -146,7 +146,8 @@ def test_orders_of_the_holdout_leave_every_training_row_as_it_is():
 # --- nothing of another customer
 
 
-@given(order_lists(customers=4), order_lists(customers=1, largest_cents=10**12), horizons)
+@example(orders=[bought(-1, customer=1)], hers=[event(EventType.RETURN, -1)], horizon=28)
+@given(orders=order_lists(customers=4), hers=order_lists(customers=1, largest_cents=10**12), horizon=horizons)
 def test_whatever_one_customer_does_leaves_all_others_bit_identical(orders, hers, horizon):
     others = [order for order in orders if order.customer != 0]
     without = rows_of(order_log(others, num_customers=4), horizon_days=horizon)

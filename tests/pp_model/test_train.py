@@ -201,9 +201,9 @@ def test_the_noise_of_a_release_is_that_of_the_plan_over_the_public_divisor(cust
 
 
 @pytest.mark.statistical
-@pytest.mark.parametrize("error", [0.94, 1.06])
-def test_the_noise_check_would_notice_a_sixteenth(error):
-    assert not scale_looks_right(released_noise(10, noise_multiplier=0.8 * error, runs=400), 0.8 * 2.0 / 10.0)
+@pytest.mark.parametrize("error", [0.9, 1.1])
+def test_the_noise_check_would_notice_a_tenth(error):
+    assert not scale_looks_right(released_noise(10, noise_multiplier=0.8 * error), 0.8 * 2.0 / 10.0)
 
 
 def test_the_divisor_is_the_plans():
@@ -214,7 +214,7 @@ def test_the_divisor_is_the_plans():
     np.testing.assert_allclose(ten, 2 * twenty, rtol=1e-6)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 5), st.sampled_from(SPECS))
 def test_a_customer_more_or_less_moves_a_release_by_at_most_the_clip_norm_over_the_divisor(leaver, spec):
     examples = random_examples([500, 1, 2, 5, 3, 40], length=2)

@@ -77,11 +77,14 @@ def order_lists(
     for _ in range(draw(st.integers(0, max_size))):
         customer, kind = draw(st.integers(0, customers - 1)), draw(kinds)
         cents = draw(st.integers(least_cents, largest_cents))
-        order_id = draw(st.sampled_from(["", "", "a", "b"]))
+        order_id, when = draw(st.sampled_from(["", "", "a", "b"])), at(draw(days), draw(seconds))
+        if orders and draw(st.booleans()):  # one more line of the last order, at the same time or a day later
+            customer, order_id = orders[-1].customer, orders[-1].order_id[-1:]
+            when = orders[-1].timestamp + dt.timedelta(seconds=draw(st.sampled_from([0, 0, 60, 86_400])))
         orders.append(
             Order(
                 customer=customer,
-                timestamp=at(draw(days), draw(seconds)),
+                timestamp=when,
                 spend_cents={EventType.PURCHASE: cents, EventType.RETURN: -cents}.get(kind, 0),
                 order_id=f"{customer}{order_id}" if order_id else "",
                 quantity=draw(st.integers(0, 60)),
