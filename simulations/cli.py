@@ -248,9 +248,12 @@ def _list(args: argparse.Namespace) -> None:
 def _pretrain(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
+    import torch
+
     from pp_model.model import ModelSpec
     from simulations.pretrain import PretrainSpec, pretrain, save_init, synthetic_corpus
 
+    torch.set_num_threads(1)  # sums in one order, so that the same command gives the same file
     spec = PretrainSpec()
     spec = replace(spec, shops=args.shops or spec.shops, seed=spec.seed if args.seed is None else args.seed)
     if spec.shops < 20:

@@ -101,6 +101,7 @@ OTHER: dict[tuple[str, ...], Any] = {
     ("features", "sequence_length"): 5,
     ("model", "encoder"): "linear",
     ("model", "hidden"): [5],
+    ("model", "trainable"): "all",
     ("cutoffs",): ["2024-05-31"],
     ("holdout_start",): "2024-07-02",
     ("server", "optimizer"): "adam",
