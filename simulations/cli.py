@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from pp_model.config import to_mapping
 from pp_model.errors import ConfigError, PurchasePowerError
-from pp_model.model import ENCODERS
+from pp_model.model import ENCODERS, PRESETS
 from simulations.scenario import BASELINES, Scenario, load_scenario, merged, resolve, shipped_scenarios
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "pp-sim pretrain --encoder mlp --out start.safetensors",
     )
     pretrain.add_argument("--encoder", choices=ENCODERS, required=True)
+    pretrain.add_argument("--preset", choices=PRESETS, default="small", help="size of the encoder's layers")
     pretrain.add_argument("--out", type=Path, required=True, help="file to write")
     pretrain.add_argument("--shops", type=int, help="how many synthetic shops (default: as shipped)")
     pretrain.add_argument("--seed", type=int, help="another seed than the shipped one's")
@@ -117,6 +118,7 @@ def _run_command(commands: Any) -> None:
     run.add_argument("--epsilon", type=float, metavar="E", help="of the whole run, per customer and merchant; or inf")
     run.add_argument("--delta", type=float, metavar="D", help="default: 1e-5")
     run.add_argument("--encoder", choices=ENCODERS)
+    run.add_argument("--preset", choices=PRESETS, help="size of the encoder's layers (default: small)")
     run.add_argument("--trainable", choices=("readout", "all"))
     run.add_argument("--algorithm", choices=("fedsgd", "fedavg"))
     run.add_argument("--rounds", type=int, metavar="R")
@@ -158,7 +160,10 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     if args.baseline:
         table["baselines"] = list(dict.fromkeys(args.baseline))
     recipe = ("encoder", "trainable", "algorithm", "rounds", "init")
-    if chosen := {name: getattr(args, name) for name in recipe if getattr(args, name) is not None}:
+    chosen: dict[str, Any] = {name: getattr(args, name) for name in recipe if getattr(args, name) is not None}
+    if args.preset:
+        chosen["hidden"] = PRESETS[args.preset]
+    if chosen:
         table["recipe"] = chosen
     orders: dict[str, Any] = {}
     if args.orders:
@@ -258,7 +263,7 @@ def _pretrain(args: argparse.Namespace) -> None:
     spec = replace(spec, shops=args.shops or spec.shops, seed=spec.seed if args.seed is None else args.seed)
     if spec.shops < 20:
         raise ConfigError(f"--shops is {spec.shops}; give at least 20, or nothing varies enough to learn from")
-    model = ModelSpec(encoder=args.encoder)
+    model = ModelSpec(encoder=args.encoder, hidden=PRESETS[args.preset])
     with _ProgressBar() as progress:
         progress.begin("making synthetic shops", 1)
         corpus = synthetic_corpus(spec, sequence_length=32)

@@ -63,7 +63,8 @@ def plan_of(scenario: Scenario, init: Arrays) -> TrainingPlan:
         cutoffs=training_cutoffs(scenario.cutoff, horizon_days=scenario.horizon_days, count=recipe.windows),
         holdout_start=scenario.cutoff,
         server=ServerPlan(
-            optimizer="scalar_adam",
+            optimizer=recipe.optimizer,
+            aggregation=recipe.aggregation,
             learning_rate=recipe.learning_rate,
             final_learning_rate=recipe.learning_rate * FINAL_RATE_SHARE,
             momentum=recipe.momentum,

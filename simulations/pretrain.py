@@ -143,7 +143,9 @@ def load_init(source: str, model: ModelSpec, *, seed: int) -> Arrays:
     except OSError as error:
         raise CheckpointError(f"cannot read the starting point {path}; give a file, 'default' or 'none'") from error
     except ArraysError as error:
-        raise CheckpointError(f"{path} is damaged or of another model; make it again with pp-sim pretrain") from error
+        raise CheckpointError(
+            f"{path} is damaged or of another model; make one with pp-sim pretrain and give it as --init"
+        ) from error
 
 
 def default_init(encoder: Encoder) -> Path:

@@ -50,6 +50,7 @@ class Recipe:
     """How is trained. One default for all orders: it was chosen on earlier cutoffs (docs/results.md), not per shop.
 
     Attributes:
+        optimizer, aggregation: the platform's; trimmed_mean and median bear some dishonest merchants, and more noise.
         declared_customers: lower bound that every merchant declares publicly; never counted from the orders.
         init: "default" (the starting point that ships with the package), "none", or a file of pp-sim pretrain.
     """
@@ -65,6 +66,8 @@ class Recipe:
     learning_rate: float = 0.015
     local_learning_rate: float = 1.0
     momentum: float = 0.8
+    optimizer: Literal["scalar_adam", "adam", "momentum"] = "scalar_adam"
+    aggregation: Literal["mean", "trimmed_mean", "median"] = "mean"
     windows: int = 5
     sequence_length: int = 32
     declared_customers: int = 250

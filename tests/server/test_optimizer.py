@@ -44,6 +44,29 @@ def test_adams_first_step_is_the_learning_rate_along_the_sign_of_the_update():
     assert params["head.bias"] == pytest.approx([1.25, 0.75, 1.0], abs=1e-4)
 
 
+def slow_scalar_adam(updates, *, rate, beta1):
+    """The same algorithm for a flat vector, with the mean square of all coordinates as the one second moment."""
+    theta, m, v = np.zeros_like(updates[0]), np.zeros_like(updates[0]), 0.0
+    for t, g in enumerate(updates, 1):
+        m = beta1 * m + (1 - beta1) * g
+        v = ADAM_BETA2 * v + (1 - ADAM_BETA2) * float(np.mean(g * g))
+        theta = theta + rate * (m / (1 - beta1**t)) / (math.sqrt(v / (1 - ADAM_BETA2**t)) + ADAM_EPSILON)
+    return theta
+
+
+def test_scalar_adam_shares_one_second_moment_between_all_coordinates_of_all_arrays():
+    vectors = [np.random.default_rng(seed).normal(0, 10.0**seed, 7) for seed in range(5)]
+    shared = optimizer(optimizer="scalar_adam", learning_rate=0.1, final_learning_rate=0.1, momentum=0.8)
+
+    def arrays(vector):
+        return {"first": np.float32(vector[:3]), "second": np.float32(vector[3:]).reshape(2, 2)}
+
+    params, _ = play(arrays(np.zeros(7)), [arrays(v) for v in vectors], shared)
+    moved = np.concatenate([params["first"], params["second"].ravel()])
+    assert moved == pytest.approx(slow_scalar_adam(vectors, rate=0.1, beta1=0.8), rel=1e-4)
+    assert moved != pytest.approx([slow_adam(v, rates=[0.1] * 5, beta1=0.8) for v in np.transpose(vectors)], rel=1e-2)
+
+
 def test_momentum_adds_its_velocity():
     heavy = optimizer(learning_rate=0.5, final_learning_rate=0.5, momentum=0.5)
     params, _ = play(filled(0.0), [filled(1.0), filled(0.0), filled(2.0)], heavy)

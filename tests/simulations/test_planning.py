@@ -130,3 +130,10 @@ def test_every_shipped_scenario_has_a_plan_within_its_epsilon(name):
     plan = plan_for(asked)
     assert TrainingPlan.from_json(plan.to_json()) == plan
     assert epsilon_spent(plan.events, delta=plan.delta) <= asked.epsilon
+
+
+@pytest.mark.parametrize("aggregation", ["mean", "trimmed_mean", "median"])
+@pytest.mark.parametrize("optimizer", ["scalar_adam", "adam", "momentum"])
+def test_the_recipe_chooses_how_the_platform_steps(aggregation, optimizer):
+    server = plan_for(scenario(aggregation=aggregation, optimizer=optimizer)).server
+    assert (server.aggregation, server.optimizer) == (aggregation, optimizer)
