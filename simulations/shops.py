@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from client.sources.contract import DataContract
 from client.sources.memory import MemorySource
 from pp_model.errors import BadOrdersError, ConfigError
 from pp_model.features import Examples, FeatureSpec, build_examples
-from pp_model.schema import SECONDS_PER_DAY, EventType, OrderLog, fingerprint64
+from pp_model.schema import SECONDS_PER_DAY, EventType, OrderLog, day_start, fingerprint64
 from simulations.merchants import draw_traits, synthetic_shop
 from simulations.scenario import OrdersSpec, Scenario, SyntheticSpec
 
@@ -67,8 +68,16 @@ def holdout(market: Market, scenario: Scenario, features: FeatureSpec) -> dict[s
     """Each merchant's rows at the cutoff: what predictions are judged on.
 
     Raises:
-        ConfigError: nobody has an order before the cutoff, or no order falls into the holdout window.
+        ConfigError: nobody has an order before the cutoff or before the newest training window, or no order falls into
+            the holdout window.
     """
+    newest = scenario.cutoff - dt.timedelta(days=scenario.horizon_days)
+    firsts = [int(log.timestamp.min()) for log in market.shops.values() if len(log)]
+    if firsts and day_start(newest) <= min(firsts) < day_start(scenario.cutoff):
+        raise ConfigError(
+            f"there is nothing to train on: no order lies before {newest}, one horizon before the cutoff; choose a "
+            "later --cutoff or a shorter --horizon-days"
+        )
     rows = {name: build_examples(log, [scenario.cutoff], features) for name, log in market.shops.items()}
     if not sum(len(part) for part in rows.values()):
         raise ConfigError(f"no customer has an order before the cutoff {scenario.cutoff}; choose a later --cutoff")

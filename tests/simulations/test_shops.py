@@ -19,7 +19,7 @@ from scipy import stats
 from client.orders import read_orders
 from pp_model.errors import BadOrdersError, ConfigError
 from pp_model.features import FeatureSpec, build_examples
-from pp_model.schema import OrderLog
+from pp_model.schema import SECONDS_PER_DAY, OrderLog, day_start
 from simulations.scenario import OrdersSpec, Scenario, SyntheticSpec
 from simulations.shops import Market, holdout, open_market, source_of
 from tests.support.examples import CUTOFF, LIVELY, bought, shop_log
@@ -227,6 +227,18 @@ def test_a_cutoff_before_or_after_all_orders_is_refused_with_advice(shift, advic
     )
     with pytest.raises(ConfigError, match=advice):
         holdout(market(one=shop_log(5)), moved, FeatureSpec(horizon_days=28))
+
+
+def test_orders_that_begin_within_one_horizon_of_the_cutoff_leave_nothing_to_train_on():
+    log = shop_log(200)
+    asked = scenario(synthetic=SyntheticSpec(customers=1, days=1))
+    newest = day_start(CUTOFF) - 28 * SECONDS_PER_DAY
+    late = log.select(log.timestamp >= newest)
+    with pytest.raises(ConfigError, match="nothing to train on"):
+        holdout(market(one=late), asked, FeatureSpec(horizon_days=28))
+    just_enough = log.select(log.timestamp >= newest - 7 * SECONDS_PER_DAY)
+    assert just_enough.timestamp.min() < newest
+    assert holdout(market(one=just_enough), asked, FeatureSpec(horizon_days=28))["one"].spend_cents.sum() > 0
 
 
 # --- the shop as the merchant's daemon reads it
