@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import ndtri
 from torch import Tensor
 from torch.nn import functional
 
@@ -67,8 +68,6 @@ class Prediction:
 
     def spend_quantile_cents(self, level: float) -> NDArray[np.float64]:
         """The spend that is not exceeded with probability `level` (0 < level < 1); 0 below the mass at zero."""
-        from scipy.special import ndtri
-
         above = (level - self.churn_risk) / np.maximum(self.buying_probability, 1e-12)
         normal = ndtri(np.clip(above, 1e-12, 1 - 1e-12))
         return np.where(above > 0, np.exp(np.minimum(self.log_location + self.log_spread * normal, 40.0)), 0.0)
