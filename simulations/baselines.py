@@ -9,11 +9,14 @@ from pathlib import Path
 from client.ledger import open_ledger
 from client.shop import Shop
 from pp_model.plan import TrainingPlan
+from pp_model.protocol import Task
 from pp_model.randomness import SystemSource
 from pp_model.schema import OrderLog, concatenate
 from pp_model.serialization import Arrays
+from pp_model.train import train_locally
+from server.optimizer import ServerOptimizer
 from simulations.evaluate import Figures, Judge, joined
-from simulations.federation import federate, train_together, without_privacy
+from simulations.federation import federate
 from simulations.planning import lineage_of, plan_of, policy_of
 from simulations.scenario import Recipe, Scenario
 from simulations.shops import Market, source_of
@@ -77,6 +80,21 @@ def _alone(name: str, log: OrderLog, plan: TrainingPlan, init: Arrays, scenario:
             device=scenario.device,
         )
         return train_together(shop, replace(plan, plan_id=f"alone: {name}"[:80]), init)
+
+
+def train_together(shop: Shop, plan: TrainingPlan, init: Arrays) -> Arrays:
+    """The same rounds over one shop without messages or ledger: for baselines without privacy only."""
+    optimizer, arrays = ServerOptimizer(plan=plan.server, rounds=plan.rounds), init
+    for round_ in range(1, plan.rounds + 1):
+        task = Task(plan=plan, round=round_, arrays=arrays)
+        update = train_locally(arrays, shop.rows(task), plan, secret=shop.secret)
+        arrays, optimizer = optimizer.step(arrays, update, round=round_)
+    return optimizer.published(arrays)
+
+
+def without_privacy(scenario: Scenario, **recipe: object) -> Scenario:
+    """The same scenario with infinite epsilon, and the recipe changed where asked."""
+    return replace(scenario, epsilon=float("inf"), recipe=replace(scenario.recipe, **recipe))  # type: ignore[arg-type]
 
 
 def _all_orders(market: Market) -> OrderLog:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from flwr.app import Message, UserConfig
@@ -15,14 +15,11 @@ from client.shop import Shop
 from pp_model.accounting import PrivacyEvent
 from pp_model.model import trainable_shapes
 from pp_model.plan import TrainingPlan
-from pp_model.protocol import Task
 from pp_model.randomness import SecretSource, SystemSource
 from pp_model.schema import OrderLog
 from pp_model.serialization import Arrays
-from pp_model.train import train_locally
 from server.app import ServerSettings, make_server_app
 from server.checkpoints import load_checkpoint
-from server.optimizer import ServerOptimizer
 from server.registry import Registry
 from simulations.grid import InProcessGrid
 from simulations.planning import lineage_of, policy_of
@@ -112,16 +109,6 @@ def secrets_for(scenario: Scenario) -> Callable[[str], SecretSource]:
     return lambda name: SeededSource(scenario.seed * 1_000_003 + names.setdefault(name, len(names)))
 
 
-def train_together(shop: Shop, plan: TrainingPlan, init: Arrays) -> Arrays:
-    """The same rounds over one shop without messages or ledger: for baselines without privacy only."""
-    optimizer, arrays = ServerOptimizer(plan=plan.server, rounds=plan.rounds), init
-    for round_ in range(1, plan.rounds + 1):
-        task = Task(plan=plan, round=round_, arrays=arrays)
-        update = train_locally(arrays, shop.rows(task), plan, secret=shop.secret)
-        arrays, optimizer = optimizer.step(arrays, update, round=round_)
-    return optimizer.published(arrays)
-
-
 @contextmanager
 def _open_shops(
     shops: Mapping[str, OrderLog],
@@ -171,8 +158,3 @@ def _troubles(path: Path) -> tuple[dict[str, int], dict[str, int]]:
                 for code in entry.rejections.values():
                     rejected[str(code)] = rejected.get(str(code), 0) + 1
     return refusals, rejected
-
-
-def without_privacy(scenario: Scenario, **recipe: object) -> Scenario:
-    """The same scenario with infinite epsilon, and the recipe changed where asked."""
-    return replace(scenario, epsilon=float("inf"), recipe=replace(scenario.recipe, **recipe))  # type: ignore[arg-type]

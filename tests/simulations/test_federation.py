@@ -17,7 +17,8 @@ from pp_model.randomness import SystemSource
 from pp_model.serialization import fingerprint, shapes_of
 from server.registry import Registry
 from server.rounds import RunStoppedError
-from simulations.federation import Federated, federate, secrets_for, train_together
+from simulations.baselines import train_together
+from simulations.federation import Federated, federate, secrets_for
 from simulations.planning import lineage_of, model_of, plan_of
 from simulations.run import simulate
 from simulations.scenario import OrdersSpec, Scenario, SyntheticSpec
