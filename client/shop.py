@@ -11,12 +11,11 @@ from client.policy import Policy
 from client.sources import OrderSource
 from pp_model.dp_step import CustomerRows
 from pp_model.features import Examples, build_examples
-from pp_model.model import load_model
+from pp_model.model import frozen_fingerprint, load_model
 from pp_model.plan import TrainingPlan
 from pp_model.protocol import Task
 from pp_model.randomness import SecretSource
 from pp_model.schema import Window
-from pp_model.serialization import Arrays, fingerprint
 from pp_model.train import customer_rows, pick_device
 
 _FIRST_DAY = dt.date(1900, 1, 1)
@@ -47,7 +46,7 @@ class Shop:
         Raises:
             BadOrdersError: the source breaks its contract; nothing is half-read.
         """
-        key = f"{task.plan.fingerprint}|{fingerprint(_frozen(task))}"
+        key = f"{task.plan.fingerprint}|{frozen_fingerprint(task.plan.model, task.arrays)}"
         if key not in self._rows:
             model = load_model(task.plan.model, task.arrays).to(pick_device(self.device))
             self._rows = {key: customer_rows(model, self._read(task.plan))}  # one plan at a time
@@ -55,11 +54,15 @@ class Shop:
 
     def _read(self, plan: TrainingPlan) -> Examples:
         if plan.fingerprint not in self._examples:
-            window = Window(start=_FIRST_DAY, end=plan.holdout_start)  # the holdout is not even read
-            log = read_orders(self.source, window=window).log
-            self._examples = {plan.fingerprint: build_examples(log, plan.cutoffs, plan.features)}
+            self._examples = {plan.fingerprint: read_examples(self.source, plan)}
         return self._examples[plan.fingerprint]
 
 
-def _frozen(task: Task) -> Arrays:
-    return {name: array for name, array in task.arrays.items() if not name.startswith("readout.")}
+def read_examples(source: OrderSource, plan: TrainingPlan) -> Examples:
+    """The plan's training rows of all customers of a source; the holdout is not even read.
+
+    Raises:
+        BadOrdersError: the source breaks its contract; nothing is half-read.
+    """
+    window = Window(start=_FIRST_DAY, end=plan.holdout_start)
+    return build_examples(read_orders(source, window=window).log, plan.cutoffs, plan.features)

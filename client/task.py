@@ -34,11 +34,9 @@ def answer(wire: Wire, shop: Shop) -> Release | Refusal:
         task = task_from_wire(wire)
         task_id = task.fingerprint
         return unseal(_paid_bytes(task, shop))
-    except BaseException as error:
-        if not isinstance(error, Exception):
-            raise  # the process is being stopped; nothing is sent
+    except Exception as error:  # not a stop of the process, after which nothing is sent
         code = _code(error)
-        # Our own errors contain no cell of the orders; of others only the kind is written down.
+        # The kind alone: the text of a library's error may hold a cell.
         log.warning("task refused", extra={"task": task_id[:12], "code": code.value, "error": type(error).__name__})
         return Refusal(task=task_id, code=code)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pp_model.errors import ConfigError
 from pp_model.features import CORE_FEATURES, FEATURE_NAMES, TOKEN_SIZES
-from pp_model.serialization import Arrays, Shapes, check_arrays
+from pp_model.serialization import Arrays, Shapes, check_arrays, fingerprint
 
 Encoder = Literal["linear", "mlp", "gru", "transformer"]
 ENCODERS: tuple[Encoder, ...] = ("linear", "mlp", "gru", "transformer")
@@ -27,7 +27,6 @@ CORE_BOUND, OTHER_BOUND = 4.0, 1.5  # a rare extreme must not use up its custome
 HIDDEN_SCALE = 0.5  # the encoder's share of a customer's gradient norm, and so of the clip
 LOCATION_BOUND = 3.0  # log cents that the model may move a prediction away from the customer's own past rate
 _TOKEN_WIDTH, _HEADS, _BLOCKS, _LONGEST = 32, 4, 2, 512
-_FROZEN = ("center", "mix")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +206,12 @@ def trainable_shapes(spec: ModelSpec) -> Shapes:
     return {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
 
 
+def frozen_fingerprint(spec: ModelSpec, arrays: Arrays) -> str:
+    """Fingerprint of the arrays that training leaves as they are: what was derived from them alone can be kept."""
+    trained = trainable_shapes(spec)
+    return fingerprint({name: array for name, array in arrays.items() if name not in trained})
+
+
 def load_model(spec: ModelSpec, arrays: Arrays) -> PurchasePowerModel:
     """The model with exactly these arrays.
 
@@ -218,8 +223,7 @@ def load_model(spec: ModelSpec, arrays: Arrays) -> PurchasePowerModel:
         model = PurchasePowerModel(spec)
     model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in checked.items()}, assign=True)
     for name, parameter in model.named_parameters():
-        frozen = name in _FROZEN or (spec.trainable == "readout" and name.startswith("encoder."))
-        parameter.requires_grad_(not frozen)
+        parameter.requires_grad_(name in trainable_shapes(spec))  # assigning them made them all trainable
     return model
 
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from opacus.grad_sample import GradSampleModule
 
+from pp_model.clipping import clip_update
 from pp_model.dp_step import CustomerRows, noised_sum, trainable
 from pp_model.features import Examples
 from pp_model.loss import Prediction, prediction
@@ -48,7 +49,8 @@ def train_locally(arrays: Arrays, rows: CustomerRows, plan: TrainingPlan, *, sec
     """The update of one task: trained parameters minus the parameters received, in float32.
 
     Exactly `plan.dp.num_steps` steps, whatever the data; each divides its noised sum by the plan's public
-    `nominal_batch_size`, never by a count (checklist D5). Only what the spec trains is in the update (D15).
+    `nominal_batch_size`, never by a count (checklist D5). Only what the spec trains is in the update (D15), and it is
+    at most `update_clip_norm` long, as the platform demands.
     Deterministic but for `secret`.
 
     Source: Abadi et al. 2016 (arXiv:1607.00133), Algorithm 1; the division by a constant, McMahan et al. 2018
@@ -65,7 +67,9 @@ def train_locally(arrays: Arrays, rows: CustomerRows, plan: TrainingPlan, *, sec
         moved -= plan.local_learning_rate * noised_sum(module, rows, plan.dp, secret) / plan.nominal_batch_size
         _assign(trainable(module), start + moved)
     pieces = np.split(moved.astype(np.float32), np.cumsum([np.prod(shape, dtype=int) for shape in shapes])[:-1])
-    return {name: piece.reshape(shape) for name, piece, shape in zip(names, pieces, shapes, strict=True)}
+    update = {name: piece.reshape(shape) for name, piece, shape in zip(names, pieces, shapes, strict=True)}
+    # Post-processing: a release over the plan's bound would be paid for, and then rejected by the platform.
+    return clip_update(update, update_clip_norm=plan.update_clip_norm)[0]
 
 
 def predict(spec: ModelSpec, arrays: Arrays, examples: Examples, *, device: str = "cpu") -> Prediction:

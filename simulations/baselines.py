@@ -6,18 +6,18 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from client.ledger import open_ledger
-from client.shop import Shop
+from client.shop import read_examples
+from client.sources import OrderSource
+from pp_model.model import load_model
 from pp_model.plan import TrainingPlan
-from pp_model.protocol import Task
 from pp_model.randomness import SystemSource
 from pp_model.schema import OrderLog, concatenate
 from pp_model.serialization import Arrays
-from pp_model.train import train_locally
+from pp_model.train import customer_rows, pick_device, train_locally
 from server.optimizer import ServerOptimizer
 from simulations.evaluate import Figures, Judge, joined
 from simulations.federation import federate
-from simulations.planning import lineage_of, plan_of, policy_of
+from simulations.planning import plan_of
 from simulations.scenario import Recipe, Scenario
 from simulations.shops import Market, source_of
 
@@ -41,13 +41,16 @@ def run_baseline(
         predicted = judge.predict(init)
     elif name == "local_only":
         plan = plan_of(without_privacy(scenario), init)
-        models = {shop: _alone(shop, log, plan, init, scenario, directory) for shop, log in market.shops.items()}
+        models = {
+            name: train_together(source_of(log, name=name), plan, init, device=scenario.device)
+            for name, log in market.shops.items()
+        }
         rows = judge.rows_of()
         predicted = joined([judge.predict_rows(models[shop], rows[shop]) for shop in market.shops if len(rows[shop])])
     elif name == "central_non_private":
         plan = plan_of(without_privacy(scenario), init)
-        everyone = _all_orders(market)
-        predicted = judge.predict(_alone("everyone", everyone, plan, init, scenario, directory))
+        everyone = source_of(_all_orders(market), name="everyone")
+        predicted = judge.predict(train_together(everyone, plan, init, device=scenario.device))
     else:
         average = without_privacy(scenario, algorithm="fedavg", **Recipe.fedavg())
         run = federate(
@@ -67,27 +70,13 @@ def run_baseline(
     }
 
 
-def _alone(name: str, log: OrderLog, plan: TrainingPlan, init: Arrays, scenario: Scenario, directory: Path) -> Arrays:
-    free = without_privacy(scenario)
-    path = directory / "baselines" / "unused.ledger"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open_ledger(path, lineage=lineage_of("nobody", free), budget=free.epsilon, delta=free.delta) as ledger:
-        shop = Shop(
-            source=source_of(log, name=name),
-            ledger=ledger,
-            policy=policy_of(free),
-            secret=SystemSource(),
-            device=scenario.device,
-        )
-        return train_together(shop, replace(plan, plan_id=f"alone: {name}"[:80]), init)
-
-
-def train_together(shop: Shop, plan: TrainingPlan, init: Arrays) -> Arrays:
-    """The same rounds over one shop without messages or ledger: for baselines without privacy only."""
+def train_together(source: OrderSource, plan: TrainingPlan, init: Arrays, *, device: str) -> Arrays:
+    """The rounds of a plan over one source without messages or ledger: for baselines without privacy only."""
+    model = load_model(plan.model, init).to(pick_device(device))
+    rows, secret = customer_rows(model, read_examples(source, plan)), SystemSource()
     optimizer, arrays = ServerOptimizer(plan=plan.server, rounds=plan.rounds), init
     for round_ in range(1, plan.rounds + 1):
-        task = Task(plan=plan, round=round_, arrays=arrays)
-        update = train_locally(arrays, shop.rows(task), plan, secret=shop.secret)
+        update = train_locally(arrays, rows, plan, secret=secret)
         arrays, optimizer = optimizer.step(arrays, update, round=round_)
     return optimizer.published(arrays)
 

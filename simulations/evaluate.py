@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pp_model.features import Examples
 from pp_model.loss import Prediction
 from pp_model.metrics import evaluate
-from pp_model.model import ModelSpec
-from pp_model.serialization import Arrays, fingerprint
+from pp_model.model import ModelSpec, frozen_fingerprint
+from pp_model.serialization import Arrays
 from pp_model.train import predict, predict_represented, represented
 
 Figures = dict[str, Any]
@@ -43,7 +43,7 @@ class Judge:
         """What the model says of every holdout customer."""
         if self.model.trainable == "all":
             return predict(self.model, arrays, self.rows)
-        frozen = fingerprint({name: a for name, a in arrays.items() if not name.startswith("readout.")})
+        frozen = frozen_fingerprint(self.model, arrays)
         if frozen not in self._represented:
             self._represented = {frozen: represented(self.model, arrays, self.rows)}
         return predict_represented(self.model, arrays, self._represented[frozen], self.rows.log_anchor)

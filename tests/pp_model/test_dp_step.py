@@ -21,28 +21,16 @@ from pp_model import dp_step
 from pp_model.dp_step import CustomerRows, clipped_gradient_sum, noised_sum, trainable
 from pp_model.features import Examples
 from pp_model.loss import ziln_loss
-from pp_model.model import ENCODERS, ModelSpec, load_model
+from pp_model.model import ModelSpec, load_model
 from pp_model.randomness import SystemSource
 from pp_model.train import customer_rows
 from simulations.seeded import SeededSource
 from tests.support.examples import random_arrays, random_examples
+from tests.support.mechanism import SPECS, RecordingSource, every_model
 from tests.support.plans import tiny_dp
 
-SPECS = [ModelSpec(encoder=e, hidden=(6, 4), trainable=t) for e in ENCODERS for t in ("readout", "all")]
 READOUT = SPECS[2]
-every_model = pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.encoder}-{s.trainable}")
 FALSE_ALARM = 1e-9
-
-
-class RecordingSource:
-    """The system's randomness, and a list of how much was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[int] = []
-
-    def uniform(self, size: int) -> NDArray[np.float64]:
-        self.asked.append(size)
-        return SystemSource().uniform(size)
 
 
 def ready(spec: ModelSpec, examples: Examples) -> tuple[GradSampleModule, CustomerRows]:

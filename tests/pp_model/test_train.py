@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from pp_model.clipping import update_norm
 from pp_model.features import FEATURE_NAMES, Examples
 from pp_model.loss import ziln_loss
 from pp_model.model import ENCODERS, ModelSpec, load_model, trainable_shapes
@@ -24,22 +25,10 @@ from pp_model.serialization import Arrays, shapes_of
 from pp_model.train import customer_rows, predict, train_locally
 from simulations.seeded import SeededSource
 from tests.support.examples import random_arrays, random_examples
+from tests.support.mechanism import SPECS, RecordingSource, every_model
 from tests.support.plans import tiny_dp, tiny_plan
 
-SPECS = [ModelSpec(encoder=e, hidden=(6, 4), trainable=t) for e in ENCODERS for t in ("readout", "all")]
-every_model = pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.encoder}-{s.trainable}")
 FALSE_ALARM = 1e-9
-
-
-class RecordingSource:
-    """The system's randomness, and a list of how much was asked."""
-
-    def __init__(self) -> None:
-        self.asked: list[int] = []
-
-    def uniform(self, size: int) -> NDArray[np.float64]:
-        self.asked.append(size)
-        return SystemSource().uniform(size)
 
 
 def plan_of(spec: ModelSpec, *, num_steps: int = 1, rate: float = 1.0, **dp: float) -> TrainingPlan:
@@ -274,3 +263,10 @@ def test_the_features_of_one_customer_do_not_reach_the_view_of_another():
     changed = set(np.flatnonzero((one != other).any(dim=1).numpy()).tolist())
     assert changed == {int(examples.customer[3])}
     assert one.shape[1] == len(FEATURE_NAMES) + 4
+
+
+def test_an_update_is_never_longer_than_the_platform_accepts():
+    loud = tiny_plan(model=SPECS[0], dp=tiny_dp(noise_multiplier=50.0), nominal_batch_size=0.01, update_clip_norm=2.0)
+    update = update_of(loud, random_examples([2, 1, 3]), SystemSource())
+    assert update_norm(update) == pytest.approx(2.0, rel=1e-5)
+    assert update_norm(update) <= 2.0

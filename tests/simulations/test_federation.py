@@ -23,7 +23,7 @@ from simulations.planning import lineage_of, model_of, plan_of
 from simulations.run import simulate
 from simulations.scenario import OrdersSpec, Scenario, SyntheticSpec
 from simulations.seeded import SeededSource
-from simulations.shops import open_market
+from simulations.shops import open_market, source_of
 from tests.support.ledgers import entries
 from tests.support.orders import write_csv
 from tests.support.shops import (
@@ -384,7 +384,5 @@ def test_training_without_messages_gives_the_bits_of_the_federated_run_over_one_
     init = fresh_arrays(model_of(scenario), seed=0)
     run = federated(tmp_path, scenario)
     ((name, log),) = open_market(scenario).shops.items()
-    shops = federation._open_shops({name: log}, scenario, tmp_path / "alone", secrets_for(scenario))
-    with shops as opened:
-        alone = train_together(opened[name], plan_of(scenario, init), init)
+    alone = train_together(source_of(log, name=name), plan_of(scenario, init), init, device="cpu")
     assert fingerprint(alone) == fingerprint(run.arrays) != fingerprint(init)
