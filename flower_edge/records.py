@@ -1,4 +1,4 @@
-"""Our messages as Flower's records, and back: one array record "arrays" and one config record "scalars"."""
+"""Our messages as Flower's records, and back: arrays, scalars, and perhaps the anchor of a ledger beside them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flwr.common.constant import SType
 from numpy.typing import NDArray
 
 from pp_model.errors import ProtocolError
-from pp_model.protocol import Wire
+from pp_model.protocol import Anchor, Wire
 from pp_model.serialization import Arrays
 
 MAX_ARRAYS = 1024
@@ -34,12 +34,37 @@ def wire_from_record(record: RecordDict) -> Wire:
     Raises:
         ProtocolError: other records, a scalar that is not text or a number, arrays that are not float32, too much.
     """
-    if set(record) != {"arrays", "scalars"}:
-        raise ProtocolError("a message carries exactly the records 'arrays' and 'scalars'")
+    if set(record) - {"anchor"} != {"arrays", "scalars"}:
+        raise ProtocolError("a message carries the records 'arrays' and 'scalars', and may carry an 'anchor'")
     arrays, scalars = record["arrays"], record["scalars"]
     if not isinstance(arrays, ArrayRecord) or not isinstance(scalars, ConfigRecord):
         raise ProtocolError("a message's 'arrays' are an array record and its 'scalars' a config record")
     return Wire(arrays=arrays_from_record(arrays), scalars=_scalars(scalars))
+
+
+def with_anchor(record: RecordDict, anchor: Anchor | None) -> RecordDict:
+    """The same message with a ledger's anchor beside it; without one where there is none."""
+    records = {name: value for name, value in record.items() if name != "anchor"}
+    if anchor is not None:
+        records["anchor"] = ConfigRecord({"ledger": anchor.ledger, "seq": anchor.seq, "hash": anchor.hash})
+    return RecordDict(records)
+
+
+def anchor_from_record(record: RecordDict) -> Anchor | None:
+    """The anchor beside a message of the other side; None where there is none.
+
+    Raises:
+        ProtocolError: something else under its name.
+    """
+    anchor = record.get("anchor")
+    if anchor is None:
+        return None
+    if not isinstance(anchor, ConfigRecord) or set(anchor) != {"ledger", "seq", "hash"}:
+        raise ProtocolError("an anchor carries exactly ledger, seq and hash")
+    ledger, seq, entry_hash = anchor["ledger"], anchor["seq"], anchor["hash"]
+    if not isinstance(ledger, str) or not isinstance(entry_hash, str) or not isinstance(seq, int):
+        raise ProtocolError("an anchor's ledger and hash are text, its seq a whole number")
+    return Anchor(ledger=ledger, seq=seq, hash=entry_hash)
 
 
 def arrays_to_record(arrays: Arrays) -> ArrayRecord:

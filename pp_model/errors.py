@@ -52,6 +52,14 @@ class PolicyError(PurchasePowerError):
     """The merchant's policy does not allow this plan; the message names the rule."""
 
 
+class NotApprovedError(PolicyError):
+    """Nobody at this merchant has approved the plan, or the approval was withdrawn."""
+
+
+class ExpiredError(PolicyError):
+    """The plan is approved, and its offer is not yet, or no longer, valid."""
+
+
 class ProtocolError(PurchasePowerError):
     """A message that is not a valid plan, task, release or refusal of a version we speak."""
 

@@ -95,6 +95,8 @@ class TrainingPlan:
         nominal_batch_size: the public divisor of every sum (never a count of this merchant's customers).
         local_learning_rate: step size of the local steps; 1.0 for fedsgd, where the server does the stepping.
         update_clip_norm: releases with a larger L2 norm are rejected by the platform.
+        answer_every_seconds: a merchant answers only at whole multiples of this after a task came, so that the time
+            it took tells little; 0 answers at once (in a simulation nobody is there to watch).
         cutoffs: dates at which a training window is cut; each label window ends before `holdout_start`.
         holdout_start: first day that training never sees.
     """
@@ -110,6 +112,7 @@ class TrainingPlan:
     nominal_batch_size: float
     local_learning_rate: float
     update_clip_norm: float
+    answer_every_seconds: float = 0.0
     features: FeatureSpec
     model: ModelSpec
     cutoffs: tuple[dt.date, ...]
@@ -135,6 +138,7 @@ class TrainingPlan:
         _require(0 < self.nominal_batch_size < math.inf, "nominal_batch_size", self.nominal_batch_size, "above 0")
         _require(0 < self.local_learning_rate <= 10, "local_learning_rate", self.local_learning_rate, "above 0")
         _require(0 < self.update_clip_norm < math.inf, "update_clip_norm", self.update_clip_norm, "above 0")
+        _require(0 <= self.answer_every_seconds <= 3600, "answer_every_seconds", self.answer_every_seconds, "0 to 3600")
         _require(
             self.algorithm != "fedsgd" or (self.dp.num_steps == 1 and self.local_learning_rate == 1.0),
             "algorithm",

@@ -20,6 +20,8 @@ class RefusalCode(StrEnum):
 
     BAD_TASK = "bad_task"  # not a task of this version, or its arrays are not the plan's model
     POLICY = "policy"  # the merchant's policy does not allow the plan
+    NOT_APPROVED = "not_approved"  # nobody at the merchant has approved the plan
+    EXPIRED = "expired"  # the plan's offer is not yet, or no longer, valid
     BUDGET = "budget"  # the charge would pass the merchant's budget
     LEDGER = "ledger"  # the ledger cannot vouch for what was spent
     ALREADY_ANSWERED = "already_answered"  # answered before, and the sealed reply is no longer kept
@@ -32,6 +34,28 @@ class Wire:
 
     arrays: Arrays
     scalars: Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Anchor:
+    """The last entry of a merchant's ledger, for the platform to keep, so that an old copy put back is noticed.
+
+    It says how often the merchant was charged, which the platform knows, and nothing about anyone.
+
+    Attributes:
+        ledger: SHA-256 of what the budget belongs to.
+        seq: number of the entry, from 0.
+        hash: the entry's hash, which covers all before it.
+    """
+
+    ledger: str
+    seq: int
+    hash: str
+
+    def __post_init__(self) -> None:
+        hexadecimal = all(len(text) == 64 and set(text) <= set("0123456789abcdef") for text in (self.ledger, self.hash))
+        if not hexadecimal or type(self.seq) is not int or not 0 <= self.seq < 2**53:
+            raise ProtocolError("an anchor is two SHA-256 in hexadecimal and a number from 0")
 
 
 @dataclass(frozen=True, kw_only=True)

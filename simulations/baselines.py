@@ -15,10 +15,11 @@ from pp_model.schema import OrderLog, concatenate
 from pp_model.serialization import Arrays
 from pp_model.train import customer_rows, pick_device, train_locally
 from server.optimizer import ServerOptimizer
+from server.recipe import Recipe
 from simulations.evaluate import Figures, Judge, joined
 from simulations.federation import federate
 from simulations.planning import plan_of
-from simulations.scenario import Recipe, Scenario
+from simulations.scenario import Scenario
 from simulations.shops import Market, source_of
 
 LABELS = {

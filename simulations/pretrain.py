@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from pp_model.config import to_mapping
-from pp_model.errors import ArraysError, CheckpointError
 from pp_model.features import CORE_FEATURES, FEATURE_NAMES, Examples, FeatureSpec, build_examples
 from pp_model.loss import ziln_loss
-from pp_model.model import Encoder, ModelSpec, array_shapes, fresh_arrays, load_model, model_arrays, trainable_shapes
-from pp_model.serialization import Arrays, check_arrays, fingerprint, from_safetensors, to_safetensors
+from pp_model.model import ModelSpec, fresh_arrays, load_model, model_arrays, trainable_shapes
+from pp_model.serialization import Arrays, fingerprint, to_safetensors
 from simulations.merchants import draw_traits, synthetic_shop
 
 OTHER_SCALE = 0.5  # the other features' share of a customer's gradient norm, against the core's 1
@@ -126,31 +124,6 @@ def save_init(path: Path, arrays: Arrays, model: ModelSpec, spec: PretrainSpec) 
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(to_safetensors(arrays, provenance))
-
-
-def load_init(source: str, model: ModelSpec, *, seed: int) -> Arrays:
-    """The arrays a run starts from: "default" (shipped with the package), "none" (fresh weights) or a file.
-
-    Raises:
-        CheckpointError: no such file, a damaged one, or one of another model; says what to do.
-    """
-    if source == "none":
-        return fresh_arrays(model, seed=seed)
-    path = default_init(model.encoder) if source == "default" else Path(source)
-    try:
-        arrays, _ = from_safetensors(path.read_bytes())
-        return check_arrays(arrays, array_shapes(model))
-    except OSError as error:
-        raise CheckpointError(f"cannot read the starting point {path}; give a file, 'default' or 'none'") from error
-    except ArraysError as error:
-        raise CheckpointError(
-            f"{path} is damaged or of another model; make one with pp-sim pretrain and give it as --init"
-        ) from error
-
-
-def default_init(encoder: Encoder) -> Path:
-    """The starting point that ships with the package."""
-    return Path(str(resources.files("simulations") / "pretrained" / f"{encoder}.safetensors"))
 
 
 def trainable_parameters(model: ModelSpec) -> int:

@@ -20,11 +20,12 @@ from pp_model.features import Examples
 from pp_model.loss import Prediction, tiers
 from pp_model.metrics import CENTS_PER_UNIT, calibration_table, decile_table
 from pp_model.plan import TrainingPlan
+from server.starting_point import load_init
 from simulations.baselines import run_baseline
 from simulations.evaluate import Judge
 from simulations.federation import federate, secrets_for
-from simulations.planning import features_of, model_of, plan_of
-from simulations.pretrain import load_init, trainable_parameters
+from simulations.planning import features_of, plan_of
+from simulations.pretrain import trainable_parameters
 from simulations.scenario import Scenario
 from simulations.shops import Market, holdout, open_market
 
@@ -48,7 +49,7 @@ def simulate(scenario: Scenario, directory: Path, progress: Progress) -> dict[st
     started, versions = time.monotonic(), _versions()
     progress.begin("reading orders", 1)
     market = open_market(scenario)
-    model, features = model_of(scenario), features_of(scenario)
+    model, features = scenario.recipe.model, features_of(scenario)
     init = load_init(scenario.recipe.init, model, seed=scenario.seed)
     progress.begin("finding the noise", 1)
     plan = plan_of(scenario, init)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from client.sources.contract import DataContract
 from pp_model.config import from_mapping
 from pp_model.errors import ConfigError
-from pp_model.model import PRESETS, Encoder
+from server.recipe import Recipe
 
 BASELINES = ("local_only", "central_non_private", "fedavg_non_private", "synthetic_only")
 
@@ -43,40 +43,6 @@ class SyntheticSpec:
     customers: int  # of all merchants together
     days: int
     first_day: dt.date = dt.date(2023, 1, 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How is trained. One default for all orders: it was chosen on earlier cutoffs (docs/results.md), not per shop.
-
-    Attributes:
-        optimizer, aggregation: the platform's; trimmed_mean and median bear some dishonest merchants, and more noise.
-        declared_customers: lower bound that every merchant declares publicly; never counted from the orders.
-        init: "default" (the starting point that ships with the package), "none", or a file of pp-sim pretrain.
-    """
-
-    encoder: Encoder = "mlp"
-    hidden: tuple[int, ...] = PRESETS["small"]
-    trainable: Literal["readout", "all"] = "readout"
-    algorithm: Literal["fedsgd", "fedavg"] = "fedsgd"
-    rounds: int = 120
-    steps_per_round: int = 1
-    sample_rate: float = 0.5
-    max_grad_norm: float = 2.5
-    learning_rate: float = 0.015
-    local_learning_rate: float = 1.0
-    momentum: float = 0.8
-    optimizer: Literal["scalar_adam", "adam", "momentum"] = "scalar_adam"
-    aggregation: Literal["mean", "trimmed_mean", "median"] = "mean"
-    windows: int = 5
-    sequence_length: int = 32
-    declared_customers: int = 250
-    init: str = "default"
-
-    @staticmethod
-    def fedavg() -> dict[str, Any]:
-        """What differs where several local steps are taken between two rounds."""
-        return {"rounds": 20, "steps_per_round": 3, "local_learning_rate": 0.2, "learning_rate": 0.08}
 
 
 @dataclass(frozen=True, kw_only=True)

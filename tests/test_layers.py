@@ -14,12 +14,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EDGE = "flower_edge"
+SHARED = {"pp_model", EDGE, "agreement", "daemons"}
 MAY_IMPORT = {  # product packages that a package may import, besides itself
     "pp_model": set(),
     EDGE: {"pp_model"},
-    "client": {"pp_model", EDGE},
-    "server": {"pp_model", EDGE},
-    "simulations": {"pp_model", EDGE, "client", "server"},
+    "agreement": {"pp_model"},
+    "daemons": {"pp_model"},
+    "client": SHARED,
+    "server": SHARED,
+    "simulations": {*SHARED, "client", "server"},
 }
 EDGE_MAY_IMPORT = {"flwr", "numpy", "pp_model", EDGE} | set(sys.stdlib_module_names)
 PURE_MAY_NOT_IMPORT = {

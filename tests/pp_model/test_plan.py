@@ -97,6 +97,7 @@ OTHER: dict[tuple[str, ...], Any] = {
     ("nominal_batch_size",): 11.0,
     ("local_learning_rate",): 0.5,
     ("update_clip_norm",): 999.0,
+    ("answer_every_seconds",): 2.5,
     ("features", "horizon_days"): 27,
     ("features", "sequence_length"): 5,
     ("model", "encoder"): "linear",

@@ -117,6 +117,8 @@ def test_the_reasons_of_a_refusal_are_a_fixed_list():
     assert {code.value for code in RefusalCode} == {
         "bad_task",
         "policy",
+        "not_approved",
+        "expired",
         "budget",
         "ledger",
         "already_answered",

@@ -7,7 +7,7 @@ from pp_model.model import fresh_arrays
 from simulations.baselines import LABELS, run_baseline
 from simulations.evaluate import Judge
 from simulations.federation import federate, secrets_for
-from simulations.planning import features_of, model_of, plan_of
+from simulations.planning import features_of, plan_of
 from simulations.scenario import BASELINES, Scenario
 from simulations.shops import Market, holdout, open_market
 from tests.support.ledgers import entries
@@ -23,8 +23,8 @@ def everybody(**changes: Any) -> Scenario:
 
 def baseline(name: str, folder: Path, scenario: Scenario, market: Market | None = None) -> dict[str, Any]:
     market = market or open_market(scenario)
-    judge = Judge(model_of(scenario), holdout(market, scenario, features_of(scenario)))
-    init = fresh_arrays(model_of(scenario), seed=0)
+    judge = Judge(scenario.recipe.model, holdout(market, scenario, features_of(scenario)))
+    init = fresh_arrays(scenario.recipe.model, seed=0)
     return run_baseline(name, market, judge, init, scenario, directory=folder)
 
 
@@ -57,7 +57,7 @@ def test_the_central_baseline_is_called_what_no_merchant_could_do():
 @pytest.mark.parametrize("name", BASELINES)
 def test_no_baseline_touches_the_ledger_of_a_merchant(tmp_path, name):
     scenario = tiny_scenario()
-    market, init = open_market(scenario), fresh_arrays(model_of(scenario), seed=0)
+    market, init = open_market(scenario), fresh_arrays(scenario.recipe.model, seed=0)
     plan = plan_of(scenario, init)
     federate(market.shops, plan, init, scenario, directory=tmp_path, secret_for=secrets_for(scenario))
     ledgers = sorted((tmp_path / "merchants").glob("*.ledger"))
@@ -77,8 +77,8 @@ def test_a_baseline_without_messages_charges_nothing_anywhere(tmp_path, name):
 def test_synthetic_shops_only_is_the_starting_point_as_it_is(tmp_path):
     scenario = tiny_scenario()
     market = open_market(scenario)
-    judge = Judge(model_of(scenario), holdout(market, scenario, features_of(scenario)))
-    expected = judge.together(judge.predict(fresh_arrays(model_of(scenario), seed=0)))
+    judge = Judge(scenario.recipe.model, holdout(market, scenario, features_of(scenario)))
+    expected = judge.together(judge.predict(fresh_arrays(scenario.recipe.model, seed=0)))
     result = baseline("synthetic_only", tmp_path, scenario, market)
     assert {name: result[name] for name in FIGURES} == {name: expected[name] for name in FIGURES}
 

@@ -19,7 +19,7 @@ from server.registry import Registry
 from server.rounds import RunStoppedError
 from simulations.baselines import train_together
 from simulations.federation import Federated, federate, secrets_for
-from simulations.planning import lineage_of, model_of, plan_of
+from simulations.planning import lineage_of, plan_of
 from simulations.run import simulate
 from simulations.scenario import OrdersSpec, Scenario, SyntheticSpec
 from simulations.seeded import SeededSource
@@ -45,7 +45,7 @@ class MachineDownError(BaseException):
 
 def federated(directory: Path, scenario: Scenario | None = None, **how: Any) -> Federated:
     scenario = scenario or tiny_scenario()
-    init = fresh_arrays(model_of(scenario), seed=0)
+    init = fresh_arrays(scenario.recipe.model, seed=0)
     shops = how.pop("shops", None) or open_market(scenario).shops
     fields = {"directory": directory, "secret_for": secrets_for(scenario), **how}
     return federate(shops, plan_of(scenario, init), init, scenario, **fields)
@@ -194,7 +194,7 @@ def test_every_local_step_of_every_round_is_charged(tmp_path):
     run = federated(tmp_path, scenario)
     assert {sum(event.num_steps for event in events) for events in run.spent.values()} == {4 * 3}
     assert {event.noise_multiplier for events in run.spent.values() for event in events} == {
-        plan_of(scenario, fresh_arrays(model_of(scenario), seed=0)).dp.noise_multiplier
+        plan_of(scenario, fresh_arrays(scenario.recipe.model, seed=0)).dp.noise_multiplier
     }
     assert all(epsilon_spent(events, delta=scenario.delta) <= scenario.epsilon for events in run.spent.values())
     assert fingerprint(run.arrays) != fingerprint(run.history[0][1])
@@ -381,7 +381,7 @@ def test_the_result_of_a_private_run_has_what_its_ledgers_say(tmp_path):
 def test_training_without_messages_gives_the_bits_of_the_federated_run_over_one_shop(tmp_path):
     recipe = {"sample_rate": 1.0}
     scenario = tiny_scenario(epsilon=float("inf"), merchants=1, recipe=recipe)
-    init = fresh_arrays(model_of(scenario), seed=0)
+    init = fresh_arrays(scenario.recipe.model, seed=0)
     run = federated(tmp_path, scenario)
     ((name, log),) = open_market(scenario).shops.items()
     alone = train_together(source_of(log, name=name), plan_of(scenario, init), init, device="cpu")

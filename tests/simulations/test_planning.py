@@ -17,8 +17,9 @@ from pp_model.errors import ConfigError
 from pp_model.model import fresh_arrays
 from pp_model.plan import TrainingPlan
 from pp_model.serialization import fingerprint
-from simulations.planning import features_of, lineage_of, model_of, plan_of, policy_of
-from simulations.scenario import Recipe, Scenario, SyntheticSpec, load_scenario, shipped_scenarios
+from server.recipe import Recipe
+from simulations.planning import features_of, lineage_of, plan_of, policy_of
+from simulations.scenario import Scenario, SyntheticSpec, load_scenario, shipped_scenarios
 
 
 def scenario(*, epsilon: float = 3.0, delta: float = 1e-5, customers: int = 100, **recipe) -> Scenario:
@@ -35,7 +36,7 @@ def scenario(*, epsilon: float = 3.0, delta: float = 1e-5, customers: int = 100,
 
 
 def plan_for(asked: Scenario) -> TrainingPlan:
-    return plan_of(asked, fresh_arrays(model_of(asked), seed=0))
+    return plan_of(asked, fresh_arrays(asked.recipe.model, seed=0))
 
 
 CASES = [
@@ -106,10 +107,10 @@ def test_training_windows_end_where_the_holdout_starts():
 
 def test_a_plan_names_its_starting_point_and_its_model():
     asked = scenario(sequence_length=9, trainable="all", encoder="mlp", hidden=(8, 4))
-    init = fresh_arrays(model_of(asked), seed=1)
+    init = fresh_arrays(asked.recipe.model, seed=1)
     plan = plan_of(asked, init)
     assert plan.init_fingerprint == fingerprint(init)
-    assert plan.model == model_of(asked)
+    assert plan.model == asked.recipe.model
     assert plan.features == features_of(asked)
     assert (plan.features.sequence_length, plan.model.hidden, plan.model.trainable) == (9, (8, 4), "all")
 

@@ -15,11 +15,10 @@ from pp_model.errors import CheckpointError
 from pp_model.features import CORE_FEATURES, FEATURE_NAMES, Examples
 from pp_model.model import ENCODERS, ModelSpec, array_shapes, fresh_arrays, trainable_shapes
 from pp_model.serialization import fingerprint, from_safetensors, shapes_of
+from server.starting_point import default_init, load_init
 from simulations.pretrain import (
     OTHER_SCALE,
     PretrainSpec,
-    default_init,
-    load_init,
     pretrain,
     public_coordinates,
     save_init,

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from pp_model.config import from_mapping, to_mapping
 from pp_model.errors import ConfigError
 from pp_model.randomness import SystemSource
+from server.recipe import Recipe
 from simulations.federation import secrets_for
 from simulations.scenario import (
     BASELINES,
     OrdersSpec,
-    Recipe,
     Scenario,
     SyntheticSpec,
     load_scenario,

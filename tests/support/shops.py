@@ -24,8 +24,9 @@ from pp_model.plan import TrainingPlan
 from pp_model.protocol import Task
 from pp_model.schema import EventType, Order, OrderLog, Window, order_log
 from pp_model.serialization import fingerprint
+from server.recipe import Recipe
 from simulations.grid import InProcessGrid
-from simulations.scenario import Recipe, Scenario, SyntheticSpec
+from simulations.scenario import Scenario, SyntheticSpec
 from simulations.seeded import SeededSource
 from tests.support.ledgers import LINEAGE
 from tests.support.plans import tiny_plan

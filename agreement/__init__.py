@@ -1,0 +1,1 @@
+"""What platform and merchant agree on and can prove: signed offers of plans, signed models, signed requests."""
