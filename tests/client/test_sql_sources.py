@@ -1,10 +1,15 @@
 import datetime as dt
 import sqlite3
+import sys
+from decimal import Decimal
+from uuid import UUID
 
 import pytest
 
 from client.orders import read_orders
 from client.sources import DataContract, SqlSource
+from client.sources.cells import as_text, hundredths, is_textual
+from client.sources.sql import _array, database_url
 from pp_model.errors import BadOrdersError, ConfigError
 from pp_model.schema import Window
 from tests.support.orders import row, write_sqlite
@@ -113,18 +118,123 @@ def test_what_the_database_says_about_a_row_is_not_repeated(tmp_path):
     assert caught.value.__suppress_context__
 
 
-def test_no_secret_of_the_url_is_in_any_text():
-    url = "postgresql+no_such_driver://scott:hunter2@db.internal/shop?password=s3cret"
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://scott:hunter2@db.internal/shop",
+        "mysql+pymysql://scott:hunter2@db.internal/shop",
+        "postgresql://scott@db.internal/shop?password=s3cret",
+        "postgresql://scott:$hunter2@db.internal/shop",
+        "scott hunter2 s3cret db.internal",
+        "postgresql://db.internal:hunter2",
+        "postgresql://scott@db.internal:s3cret/shop",
+    ],
+)
+def test_a_password_in_the_url_is_refused_and_not_repeated(url):
+    with pytest.raises(ConfigError) as caught:
+        SqlSource(url=url, query="SELECT 1", contract=DataContract())
+
+    assert not any(secret in str(caught.value) for secret in SECRETS)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_driver_that_is_missing_is_named_and_no_secret_is(monkeypatch):
+    monkeypatch.setenv("SHOP_PASSWORD", "hunter2")
+    url = "mysql+no_such_driver://scott:${SHOP_PASSWORD}@db.internal/shop"
     reading = SqlSource(url=url, query="SELECT 1", contract=DataContract())
 
-    with pytest.raises(BadOrdersError) as caught:
+    with pytest.raises(BadOrdersError, match="no_such_driver") as caught:
         read_orders(reading, window=None)
-    with pytest.raises(ConfigError) as not_a_url:
-        SqlSource(url="scott hunter2 s3cret db.internal", query="SELECT 1", contract=DataContract())
 
-    texts = [str(caught.value), repr(reading), reading.place, str(not_a_url.value)]
+    texts = [str(caught.value), repr(reading), reading.place]
     assert not any(secret in text for text in texts for secret in SECRETS)
     assert "shop" in reading.place
+
+
+def test_without_the_driver_for_postgresql_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+
+    with pytest.raises(BadOrdersError, match=r"pip install 'purchase-power\[postgres\]'"):
+        read_orders(SqlSource(url="postgresql://db/shop", query="SELECT 1", contract=DataContract()), window=None)
+
+
+def test_another_driver_for_postgresql_is_refused():
+    with pytest.raises(ConfigError, match=r"postgresql\+psycopg$"):
+        SqlSource(url="postgresql+pg8000://db/shop", query="SELECT 1", contract=DataContract())
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_time_limit_is_a_time(seconds):
+    with pytest.raises(ConfigError, match="statement_timeout_seconds"):
+        SqlSource(
+            url="postgresql://db/shop", query="SELECT 1", contract=DataContract(), statement_timeout_seconds=seconds
+        )
+
+
+def private_file(tmp_path, content, mode=0o600):
+    path = tmp_path / "password"
+    path.write_bytes(content)
+    path.chmod(mode)
+    return path
+
+
+@pytest.mark.parametrize("content", [b"hun ter:2/@", b"hun ter:2/@\n", b"hun ter:2/@\r\nsecond line\n"])
+def test_a_password_file_gives_its_first_line_as_it_is(content, tmp_path):
+    url = database_url("postgresql://scott@db/shop", password_file=private_file(tmp_path, content))
+
+    assert url.password == "hun ter:2/@"
+    assert "hun ter" not in f"{url} {url!r}"
+
+
+@pytest.mark.parametrize(
+    ("mode", "allowed"), [(0o600, True), (0o400, True), (0o640, True), (0o604, False), (0o660, False)]
+)
+def test_a_password_file_that_others_may_read_or_change_is_refused(mode, allowed, tmp_path):
+    path = private_file(tmp_path, b"hunter2", mode)
+
+    if allowed:
+        assert database_url("postgresql://db/shop", password_file=path).password == "hunter2"
+    else:
+        with pytest.raises(ConfigError, match="chmod 600"):
+            database_url("postgresql://db/shop", password_file=path)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\nhunter2", b"hunter2\xff"])
+def test_a_password_that_cannot_be_had_is_our_error(content, tmp_path):
+    path = tmp_path / "none" if content is None else private_file(tmp_path, content)
+
+    with pytest.raises(ConfigError, match="password_file") as caught:
+        database_url("postgresql://db/shop", password_file=path)
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_password_of_the_environment_is_looked_up_when_it_is_needed(monkeypatch):
+    url = "mysql+pymysql://scott:${SHOP_PASSWORD}@db/shop"
+    monkeypatch.delenv("SHOP_PASSWORD", raising=False)
+
+    with pytest.raises(ConfigError, match="variable SHOP_PASSWORD"):
+        database_url(url, password_file=None)
+    monkeypatch.setenv("SHOP_PASSWORD", "a@b/c")
+    assert database_url(url, password_file=None).password == "a@b/c"
+
+
+def test_two_passwords_are_one_too_many(tmp_path):
+    with pytest.raises(ConfigError, match="both"):
+        SqlSource(
+            url="postgresql://scott:${SHOP_PASSWORD}@db/shop", password_file=tmp_path / "password", query="SELECT 1",
+            contract=DataContract(),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("last", [Decimal("9.999"), Decimal("NaN"), Decimal("Infinity"), UUID(int=7), b"1\xff"])
+def test_no_value_of_a_driver_stops_the_reading_of_its_column(last):
+    column = _array([Decimal("9.999"), None, Decimal("1E-7"), last])
+
+    cents, is_number = hundredths(as_text(column)[0] if is_textual(column) else column)
+
+    assert cents.tolist()[:3] == [1000, 0, 0]
+    assert is_number.tolist() == [True, False, True, last.is_finite() if isinstance(last, Decimal) else False]
 
 
 def test_a_column_of_mixed_types_is_read_cell_by_cell(tmp_path):

@@ -12,11 +12,14 @@ from client.sources import DataContract
 from client.sources.rows import Reason
 from pp_model.errors import BadOrdersError
 from pp_model.schema import COLUMNS, EventType, Order, Window, order_log
-from tests.support.orders import ALL_KINDS, TEXT_KINDS, row, source_of
+from tests.support import orders as support
+from tests.support.orders import row
+
+pytest_plugins = ("tests.support.postgres",)
 
 CANARY = "mallory@example.org"
-EVERY_SOURCE = pytest.mark.parametrize("kind", ALL_KINDS)
-EVERY_TEXT_SOURCE = pytest.mark.parametrize("kind", TEXT_KINDS)
+EVERY_SOURCE = pytest.mark.parametrize("kind", [*support.ALL_KINDS, "postgres", "postgres-native"])
+EVERY_TEXT_SOURCE = pytest.mark.parametrize("kind", [*support.TEXT_KINDS, "postgres"])
 SKIP = DataContract(bad_rows="skip")
 
 ROWS = [
@@ -44,6 +47,18 @@ EXPECTED = order_log(
 )
 
 
+@pytest.fixture
+def source_of(request):
+    """`support.source_of`, for the kinds of PostgreSQL too; its server is started only for them."""
+
+    def build(kind, folder, rows, contract=None):
+        if not kind.startswith("postgres"):
+            return support.source_of(kind, folder, rows, contract)
+        return request.getfixturevalue("postgres").source_of(rows, contract, native=kind == "postgres-native")
+
+    return build
+
+
 def same(left: Orders, right: Orders) -> bool:
     return left.customer_ids == right.customer_ids and all(
         np.array_equal(getattr(left.log, name), getattr(right.log, name)) for name in COLUMNS
@@ -55,7 +70,7 @@ def reasons(orders: Orders) -> dict[Reason, tuple[int, int]]:
 
 
 @EVERY_SOURCE
-def test_the_same_orders_give_the_same_log(kind, tmp_path):
+def test_the_same_orders_give_the_same_log(kind, source_of, tmp_path):
     orders = read_orders(source_of(kind, tmp_path, ROWS), window=None)
 
     assert orders.customer_ids == CUSTOMER_IDS
@@ -66,7 +81,7 @@ def test_the_same_orders_give_the_same_log(kind, tmp_path):
 
 
 @EVERY_SOURCE
-def test_a_window_takes_its_first_day_and_leaves_the_day_after_its_last(kind, tmp_path):
+def test_a_window_takes_its_first_day_and_leaves_the_day_after_its_last(kind, source_of, tmp_path):
     source = source_of(kind, tmp_path, ROWS)
 
     orders = read_orders(source, window=Window(start=dt.date(2025, 2, 1), end=dt.date(2025, 3, 1)))
@@ -77,14 +92,14 @@ def test_a_window_takes_its_first_day_and_leaves_the_day_after_its_last(kind, tm
 
 
 @EVERY_SOURCE
-def test_reading_twice_gives_the_same(kind, tmp_path):
+def test_reading_twice_gives_the_same(kind, source_of, tmp_path):
     source = source_of(kind, tmp_path, ROWS)
 
     assert same(read_orders(source, window=None), read_orders(source, window=None))
 
 
 @EVERY_SOURCE
-def test_merchants_are_named_where_the_source_names_them(kind, tmp_path):
+def test_merchants_are_named_where_the_source_names_them(kind, source_of, tmp_path):
     rows = [row("ann", merchant="bakery"), row("ann", merchant="florist"), row("bob", merchant="bakery")]
 
     orders = read_orders(source_of(kind, tmp_path, rows), window=None)
@@ -94,7 +109,9 @@ def test_merchants_are_named_where_the_source_names_them(kind, tmp_path):
 
 
 @EVERY_SOURCE
-def test_rows_that_share_an_order_id_are_lines_of_one_order_unless_the_contract_says_otherwise(kind, tmp_path):
+def test_rows_that_share_an_order_id_are_lines_of_one_order_unless_the_contract_says_otherwise(
+    kind, source_of, tmp_path
+):
     rows = [row(order_id="a"), row(order_id="b"), row(order_id="a", amount="2.00"), row(order_id=""), row(order_id="")]
 
     lines = read_orders(source_of(kind, tmp_path, rows), window=None)
@@ -104,7 +121,7 @@ def test_rows_that_share_an_order_id_are_lines_of_one_order_unless_the_contract_
 
 
 @EVERY_SOURCE
-def test_repeated_orders_are_skipped_and_counted_or_stop_the_reading_as_the_contract_says(kind, tmp_path):
+def test_repeated_orders_are_skipped_and_counted_or_stop_the_reading_as_the_contract_says(kind, source_of, tmp_path):
     rows = [row(order_id="a"), row(order_id="b"), row(order_id="a", amount="2.00"), row(order_id=""), row(order_id="")]
     third = 4 if kind.startswith("csv") else 3
 
@@ -120,7 +137,7 @@ def test_repeated_orders_are_skipped_and_counted_or_stop_the_reading_as_the_cont
 
 
 @EVERY_SOURCE
-def test_an_order_id_of_two_customers_is_used_and_reported(kind, tmp_path):
+def test_an_order_id_of_two_customers_is_used_and_reported(kind, source_of, tmp_path):
     rows = [row("ann", order_id="a"), row("ann", order_id="b"), row("bob", order_id="a"), row("ann", order_id="b")]
 
     report = read_orders(source_of(kind, tmp_path, rows), window=None).report
@@ -131,7 +148,7 @@ def test_an_order_id_of_two_customers_is_used_and_reported(kind, tmp_path):
 
 
 @EVERY_SOURCE
-def test_two_merchants_may_use_the_same_order_ids(kind, tmp_path):
+def test_two_merchants_may_use_the_same_order_ids(kind, source_of, tmp_path):
     rows = [row("ann", order_id="1", merchant="bakery"), row("bob", order_id="1", merchant="florist")]
 
     orders = read_orders(source_of(kind, tmp_path, rows, DataContract(duplicates="skip")), window=None)
@@ -164,17 +181,19 @@ HOSTILE = [
 ]
 
 
-def hostile_source(kind, folder, bad, contract):
+def hostile_source(source_of, kind, folder, bad, contract):
     good = row("ann@home", quantity="1", event_type="purchase")
-    if kind == "sql" and any("\udcff" in cell for cell in bad.values()):
-        pytest.skip("the SQLite driver decodes by itself; see test_sql_sources")
+    if kind in ("sql", "postgres") and any("\udcff" in cell for cell in bad.values()):
+        pytest.skip("the driver decodes by itself; see test_sql_sources and test_postgres_source")
     return source_of(kind, folder, [good, {**good, **bad}, good, {**good, **bad}], contract)
 
 
 @EVERY_TEXT_SOURCE
 @pytest.mark.parametrize(("bad", "reason", "column"), HOSTILE)
-def test_a_bad_row_stops_the_reading_and_the_error_names_its_place_and_no_cell(kind, bad, reason, column, tmp_path):
-    source = hostile_source(kind, tmp_path, bad, DataContract())
+def test_a_bad_row_stops_the_reading_and_the_error_names_its_place_and_no_cell(
+    kind, bad, reason, column, source_of, tmp_path
+):
+    source = hostile_source(source_of, kind, tmp_path, bad, DataContract())
 
     with pytest.raises(BadOrdersError) as caught:
         read_orders(source, window=None)
@@ -188,8 +207,8 @@ def test_a_bad_row_stops_the_reading_and_the_error_names_its_place_and_no_cell(k
 
 @EVERY_TEXT_SOURCE
 @pytest.mark.parametrize(("bad", "reason", "column"), HOSTILE)
-def test_a_bad_row_can_be_skipped_and_is_counted_by_reason(kind, bad, reason, column, tmp_path):
-    orders = read_orders(hostile_source(kind, tmp_path, bad, SKIP), window=None)
+def test_a_bad_row_can_be_skipped_and_is_counted_by_reason(kind, bad, reason, column, source_of, tmp_path):
+    orders = read_orders(hostile_source(source_of, kind, tmp_path, bad, SKIP), window=None)
 
     assert reasons(orders) == {reason: (2, 3 if kind.startswith("csv") else 2)}
     assert orders.log.spend_cents.tolist() == [1010, 1010]
@@ -200,7 +219,7 @@ def test_a_bad_row_can_be_skipped_and_is_counted_by_reason(kind, bad, reason, co
 
 
 @EVERY_TEXT_SOURCE
-def test_a_bad_row_outside_the_window_stops_the_reading_too(kind, tmp_path):
+def test_a_bad_row_outside_the_window_stops_the_reading_too(kind, source_of, tmp_path):
     source = source_of(kind, tmp_path, [row(), row(timestamp="2020-01-01", amount="x")])
 
     with pytest.raises(BadOrdersError, match="amount"):
@@ -208,7 +227,7 @@ def test_a_bad_row_outside_the_window_stops_the_reading_too(kind, tmp_path):
 
 
 @EVERY_TEXT_SOURCE
-def test_a_row_of_another_currency_is_skipped_and_counted(kind, tmp_path):
+def test_a_row_of_another_currency_is_skipped_and_counted(kind, source_of, tmp_path):
     rows = [row(currency="GBP"), row(currency="JPY", amount="9000000"), row(currency=" gbp "), row(currency="")]
 
     orders = read_orders(source_of(kind, tmp_path, rows, DataContract(currency="GBP")), window=None)
@@ -218,7 +237,7 @@ def test_a_row_of_another_currency_is_skipped_and_counted(kind, tmp_path):
 
 
 @EVERY_TEXT_SOURCE
-def test_currencies_are_never_added_up_unasked(kind, tmp_path):
+def test_currencies_are_never_added_up_unasked(kind, source_of, tmp_path):
     source = source_of(kind, tmp_path, [row(currency="GBP"), row(currency="GBP"), row(currency="JPY")], SKIP)
 
     with pytest.raises(BadOrdersError, match="more than one currency") as caught:
@@ -228,7 +247,7 @@ def test_currencies_are_never_added_up_unasked(kind, tmp_path):
 
 
 @EVERY_TEXT_SOURCE
-def test_a_row_after_the_last_day_is_skipped_and_counted(kind, tmp_path):
+def test_a_row_after_the_last_day_is_skipped_and_counted(kind, source_of, tmp_path):
     rows = [row(timestamp="2025-06-30 23:59:59"), row(timestamp="2025-07-01 00:00:00")]
 
     orders = read_orders(source_of(kind, tmp_path, rows, DataContract(no_later_than=dt.date(2025, 6, 30))), window=None)
@@ -241,7 +260,7 @@ def test_a_row_after_the_last_day_is_skipped_and_counted(kind, tmp_path):
 @pytest.mark.parametrize(
     ("choice", "cents"), [("return", [1010, -250]), ("skip", [1010]), ("error", None)], ids=["return", "skip", "error"]
 )
-def test_a_negative_purchase_is_what_the_contract_says(kind, choice, cents, tmp_path):
+def test_a_negative_purchase_is_what_the_contract_says(kind, choice, cents, source_of, tmp_path):
     source = source_of(kind, tmp_path, [row(), row(amount="-2.50")], DataContract(negative_amounts=choice))
 
     if cents is None:
@@ -255,7 +274,7 @@ def test_a_negative_purchase_is_what_the_contract_says(kind, choice, cents, tmp_
 
 
 @EVERY_TEXT_SOURCE
-def test_only_purchases_and_returns_carry_money(kind, tmp_path):
+def test_only_purchases_and_returns_carry_money(kind, source_of, tmp_path):
     events = [("Purchase", "1"), ("RETURN", "2"), ("return", "-3"), ("view", "4"), ("cart", ""), ("search", "n/a")]
     rows = [row(event_type=name, amount=amount) for name, amount in events]
 
@@ -265,7 +284,7 @@ def test_only_purchases_and_returns_carry_money(kind, tmp_path):
 
 
 @EVERY_TEXT_SOURCE
-def test_a_missing_column_is_named_with_those_that_exist_and_the_remedy(kind, tmp_path):
+def test_a_missing_column_is_named_with_those_that_exist_and_the_remedy(kind, source_of, tmp_path):
     rows = [{"CustomerID": "ann", "timestamp": "2025-01-01", "amount": "1"}]
 
     with pytest.raises(BadOrdersError) as caught:
@@ -276,7 +295,7 @@ def test_a_missing_column_is_named_with_those_that_exist_and_the_remedy(kind, tm
 
 
 @EVERY_TEXT_SOURCE
-def test_columns_are_found_under_the_names_the_contract_gives(kind, tmp_path):
+def test_columns_are_found_under_the_names_the_contract_gives(kind, source_of, tmp_path):
     rows = [{"Kunde": "ann", "Zeit": "2025-01-01", "Preis": "1", "quantity": "4"}]
     contract = DataContract(columns={"customer_id": "Kunde", "timestamp": "Zeit", "amount": "Preis"})
 
@@ -286,7 +305,7 @@ def test_columns_are_found_under_the_names_the_contract_gives(kind, tmp_path):
 
 
 @EVERY_TEXT_SOURCE
-def test_free_text_is_never_loaded(kind, tmp_path):
+def test_free_text_is_never_loaded(kind, source_of, tmp_path):
     source = source_of(kind, tmp_path, [row(text=CANARY)], DataContract(columns={"text": "text"}))
 
     (chunk,) = source.read(None)
@@ -295,7 +314,7 @@ def test_free_text_is_never_loaded(kind, tmp_path):
 
 
 @EVERY_TEXT_SOURCE
-def test_nothing_is_read_when_a_late_row_is_bad(kind, tmp_path, monkeypatch):
+def test_nothing_is_read_when_a_late_row_is_bad(kind, source_of, tmp_path, monkeypatch):
     for module in ("csv", "parquet", "sql"):
         monkeypatch.setattr(f"client.sources.{module}.BATCH_ROWS", 2)
     source = source_of(kind, tmp_path, [*[row()] * 6, row(amount="?")])
@@ -307,7 +326,7 @@ def test_nothing_is_read_when_a_late_row_is_bad(kind, tmp_path, monkeypatch):
 
 
 @EVERY_SOURCE
-def test_chunks_of_any_size_give_the_same_orders(kind, tmp_path, monkeypatch):
+def test_chunks_of_any_size_give_the_same_orders(kind, source_of, tmp_path, monkeypatch):
     source = source_of(kind, tmp_path, ROWS, SKIP)
     whole = read_orders(source, window=None)
     for module in ("csv", "parquet", "sql", "memory"):

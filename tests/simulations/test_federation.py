@@ -8,7 +8,7 @@ import pytest
 
 import simulations.federation as federation
 from client.ledger import PrivacyLedger, open_ledger
-from flower_edge.records import to_record, wire_from_record
+from flower_edge.records import anchor_from_record, to_record, wire_from_record, with_anchor
 from pp_model.accounting import PrivacyEvent, epsilon_spent
 from pp_model.errors import BadOrdersError
 from pp_model.model import fresh_arrays, trainable_shapes
@@ -104,7 +104,9 @@ def break_source_of(monkeypatch, name: str, *, times: int, error: BaseException)
         ),
     ],
 )
-def test_every_byte_from_a_merchant_is_a_trainable_array_or_one_of_three_words(tmp_path, wire, scenario):
+def test_every_byte_from_a_merchant_is_a_trainable_array_a_word_or_the_ledgers_anchor(
+    tmp_path, wire, scenario
+):
     federated(tmp_path, scenario)
     assert len(wire) == 4 * 3  # rounds and merchants
     for sent, reply in wire:
@@ -113,7 +115,10 @@ def test_every_byte_from_a_merchant_is_a_trainable_array_or_one_of_three_words(t
         assert shapes_of(update) == trainable_shapes(task.plan.model)
         words = {"version": PROTOCOL_VERSION, "kind": "release", "task": task.fingerprint}
         # Built again from these alone, the message is the same to the last byte: there is nothing else in it.
-        assert bytes_of(reply.content) == bytes_of(to_record(Wire(arrays=update, scalars=words)))
+        anchor = anchor_from_record(reply.content)
+        assert anchor is not None
+        assert anchor.seq == 2 * task.round  # a charge and a seal a round
+        assert bytes_of(reply.content) == bytes_of(with_anchor(to_record(Wire(arrays=update, scalars=words)), anchor))
 
 
 def test_what_flower_writes_around_a_reply_was_in_the_task(tmp_path, wire):
@@ -150,7 +155,8 @@ def test_a_refusal_says_a_code_and_nothing_else(tmp_path, wire, monkeypatch):
     for sent, reply in wire[1::3]:
         task = task_from_wire(wire_from_record(sent.content))
         no = Refusal(task=task.fingerprint, code=RefusalCode.UNAVAILABLE)
-        assert bytes_of(reply.content) == bytes_of(to_record(no.to_wire()))
+        anchor = anchor_from_record(reply.content)
+        assert bytes_of(reply.content) == bytes_of(with_anchor(to_record(no.to_wire()), anchor))
 
 
 LOGGED = {
@@ -234,7 +240,12 @@ def test_a_platform_that_lost_everything_gets_the_same_model_while_the_replies_a
 def test_one_merchant_without_budget_refuses_and_the_others_go_on(tmp_path):
     scenario = tiny_scenario()
     with ledger_of(tmp_path, 2, scenario) as ledger:
-        ledger.charge("another run", PrivacyEvent(sample_rate=0.5, noise_multiplier=1.4, num_steps=4))
+        ledger.charge(
+            "another run",
+            PrivacyEvent(sample_rate=0.5, noise_multiplier=1.4, num_steps=4),
+            plan="another plan",
+            most_tasks=1,
+        )
     run = federated(tmp_path, scenario)
     assert run.refusals == {"budget": 4}
     assert [len(events) for events in run.spent.values()] == [4, 1, 4]

@@ -1,0 +1,277 @@
+"""A platform and its merchants as real processes on this machine, driven by the commands that people type.
+
+For the demonstration, the end-to-end tests and the benchmarks: each program has its own folder, its own ports and its
+own log; they meet over TLS on loopback and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from pp_model.errors import PurchasePowerError
+
+STOP_SECONDS = 30.0
+READY_SECONDS = 90.0
+MODULES = {"pp-server": "server.cli", "pp-client": "client.cli"}
+
+
+class DeploymentError(PurchasePowerError):
+    """A program that failed or did not come up; the text says which, and holds the end of its log."""
+
+
+@dataclass(kw_only=True)
+class Program:
+    """One running program.
+
+    Attributes:
+        health: URL that answers 200 once it serves.
+        log: what it writes to its terminal.
+    """
+
+    name: str
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    health: str
+    log: Path
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def start(self, *, wait_seconds: float = READY_SECONDS) -> None:
+        """Starts it, and returns when it serves; at once where `wait_seconds` is 0.
+
+        Raises:
+            DeploymentError: it ended, or does not serve in time.
+        """
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(self.environment)
+            )
+        if wait_seconds:
+            self.wait_ready(wait_seconds)
+
+    def wait_ready(self, seconds: float = READY_SECONDS) -> None:
+        """Returns when it serves.
+
+        Raises:
+            DeploymentError: it ended, or does not serve in time.
+        """
+        wait_until(lambda: self.ready or not self.alive, seconds, what=f"{self.name} to serve", log=self.log)
+        if not self.alive:
+            raise DeploymentError(f"{self.name} ended before it served:\n{tail(self.log)}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self.process is not None and self.process.poll() is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it says that it serves."""
+        try:
+            return httpx.get(self.health, timeout=2.0, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def stop(self, *, seconds: float = STOP_SECONDS) -> int:
+        """Asks it to end, kills it if it does not, and gives its exit code."""
+        if self.process is None:
+            return 0
+        if self.alive:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+    def kill(self) -> None:
+        """SIGKILL: what a power cut looks like to the program."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+
+class Deployment:
+    """A platform and merchants below one folder. A context manager: what it started, it stops.
+
+    Args:
+        root: an empty folder, or one that is made.
+        platform: the platform's name.
+    """
+
+    def __init__(self, root: Path, *, platform: str = "fair") -> None:
+        self.root = root.resolve()
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.port, self.merchants = free_port(), dict[str, Program]()
+        self._ports = [free_port(), free_port()]
+        self._name = platform
+        self.server = Program(
+            name="pp-server",
+            command=command("pp-server", "up", "--home", str(self.platform_home)),
+            environment=clean_environment(),
+            health=f"http://127.0.0.1:{self._ports[0]}/health",
+            log=self.root / "pp-server.log",
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for program in [*self.merchants.values(), self.server]:
+            if program.alive and program.process is not None:
+                program.process.send_signal(signal.SIGTERM)  # to all at once, then wait for each
+        for program in [*self.merchants.values(), self.server]:
+            program.stop()
+
+    @property
+    def platform_home(self) -> Path:
+        """The platform's folder."""
+        return self.root / "platform"
+
+    def merchant_home(self, name: str) -> Path:
+        """A merchant's folder."""
+        return self.root / name
+
+    def make_platform(self, *flags: str) -> None:
+        """`pp-server init`."""
+        address = f"127.0.0.1:{self.port}"
+        run("pp-server", "init", str(self.platform_home), "--name", self._name, "--address", address,
+            "--listen", address, "--san", "localhost", *flags)  # fmt: skip
+        http, grpc = (f'"127.0.0.1:{port}"' for port in self._ports)
+        set_keys(self.platform_home / "server.toml", {"health_http": http, "health_grpc": grpc})
+
+    def make_merchant(self, name: str, orders: Path, *flags: str, keys: Mapping[str, str] | None = None) -> Program:
+        """`pp-client init` with the platform's invitation, and `pp-server merchants add`.
+
+        Args:
+            flags: more flags of `pp-client init`.
+            keys: lines of merchant.toml to change, as TOML values.
+        """
+        home = self.merchant_home(name)
+        invitation = str(self.platform_home / "invitation.toml")
+        run("pp-client", "init", str(home), "--invitation", invitation, "--name", name, "--orders", str(orders), *flags)
+        ports = [free_port() for _ in range(3)]
+        local = {
+            "health_http": f'"127.0.0.1:{ports[0]}"',
+            "health_grpc": f'"127.0.0.1:{ports[1]}"',
+            "supernode_port": str(ports[2]),
+        }
+        set_keys(home / "merchant.toml", {**local, **(keys or {})})
+        self.pp_server("merchants", "add", name, "--key", str(home / "keys" / "node.pub"))
+        self.merchants[name] = Program(
+            name=name,
+            command=command("pp-client", "run", "--config", str(home / "merchant.toml")),
+            environment=clean_environment(),
+            health=f"http://127.0.0.1:{ports[0]}/health",
+            log=self.root / f"{name}.log",
+        )
+        return self.merchants[name]
+
+    def start(self) -> None:
+        """The platform, then all merchants at once; returns when all serve."""
+        self.server.start()
+        for merchant in self.merchants.values():
+            merchant.start(wait_seconds=0)
+        for merchant in self.merchants.values():
+            merchant.wait_ready()
+
+    def pp_server(self, *arguments: str, timeout: float = 300.0) -> str:
+        """What a command of the platform prints.
+
+        Raises:
+            DeploymentError: it failed; the text is what it printed.
+        """
+        return run("pp-server", *arguments, "--home", str(self.platform_home), timeout=timeout)
+
+    def pp_client(self, name: str, *arguments: str, timeout: float = 300.0) -> str:
+        """What a command of a merchant prints.
+
+        Raises:
+            DeploymentError: it failed; the text is what it printed.
+        """
+        config = str(self.merchant_home(name) / "merchant.toml")
+        return run("pp-client", *arguments, "--config", config, timeout=timeout)
+
+
+def command(program: str, *arguments: str) -> list[str]:
+    """The command line that starts `pp-server` or `pp-client` with this interpreter."""
+    return [sys.executable, "-m", MODULES[program], *arguments]
+
+
+def run(program: str, *arguments: str, timeout: float = 300.0) -> str:
+    """What a command prints.
+
+    Raises:
+        DeploymentError: it failed; the text is what it printed.
+    """
+    done = subprocess.run(
+        command(program, *arguments),
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        timeout=timeout,
+        check=False,
+    )
+    if done.returncode:
+        shown = " ".join([program, *arguments])
+        raise DeploymentError(f"{shown} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what would reach beyond this machine."""
+    dropped = re.compile(r"(?i)^(https?|all|no)_proxy$|^FLWR_")
+    kept = {name: value for name, value in os.environ.items() if not dropped.match(name)}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def set_keys(path: Path, values: Mapping[str, str]) -> None:
+    """Changes the lines `key = ...` of a TOML file; comments and the rest stay.
+
+    Raises:
+        DeploymentError: a key has no line, or several.
+    """
+    text = path.read_text(encoding="utf-8")
+    for key, value in values.items():
+        line = f"{key} = {value}"
+        text, count = re.subn(rf"(?m)^#?\s*{re.escape(key)} = .*$", lambda _, line=line: line, text)  # type: ignore[misc]
+        if count != 1:
+            raise DeploymentError(f"{path} has {count} lines for {key!r}; expected one")
+    path.write_text(text, encoding="utf-8")
+
+
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(moment: Callable[[], bool], seconds: float, *, what: str, log: Path | None = None) -> None:
+    """Returns as soon as `moment` has come.
+
+    Raises:
+        DeploymentError: it has not within `seconds`; holds the end of `log`.
+    """
+    deadline = time.monotonic() + seconds
+    while not moment():
+        if time.monotonic() > deadline:
+            raise DeploymentError(f"waited {seconds:g} s for {what}\n{tail(log) if log else ''}")
+        time.sleep(0.1)
+
+
+def tail(path: Path, *, lines: int = 30) -> str:
+    """The last lines of a log."""
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
