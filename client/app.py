@@ -9,9 +9,9 @@ from flwr.clientapp import ClientApp
 
 from client.shop import Shop
 from client.task import answer
-from flower_edge.records import to_record, wire_from_record
+from flower_edge.records import anchor_from_record, to_record, wire_from_record, with_anchor
 from pp_model.errors import ProtocolError
-from pp_model.protocol import Refusal, RefusalCode
+from pp_model.protocol import Anchor, Refusal, RefusalCode, Release
 
 
 def make_client_app(shop_for: Callable[[Context], Shop]) -> ClientApp:
@@ -20,13 +20,30 @@ def make_client_app(shop_for: Callable[[Context], Shop]) -> ClientApp:
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
+        known: Anchor | None = None
+        shop: Shop | None = None
         try:
-            reply = answer(wire_from_record(message.content), shop_for(context))
+            known = anchor_from_record(message.content)
+            wire = wire_from_record(message.content)
+            shop = shop_for(context)
+            reply: Release | Refusal = answer(wire, shop, anchor=known)
         except ProtocolError:
             reply = Refusal(task="", code=RefusalCode.BAD_TASK)
         except Exception:
             # Flower would send the text of an exception to the platform; a code says no more than it must.
             reply = Refusal(task="", code=RefusalCode.UNAVAILABLE)
-        return Message(to_record(reply.to_wire()), reply_to=message)
+        return Message(with_anchor(to_record(reply.to_wire()), _anchor(shop, known)), reply_to=message)
 
     return app
+
+
+def _anchor(shop: Shop | None, known: Anchor | None) -> Anchor | None:
+    """What the ledger can vouch for: `None` if it cannot be read, or contradicts what the platform knows of it."""
+    try:
+        if shop is None:
+            return None
+        if known is not None:
+            shop.ledger.check_anchor(known)
+        return shop.ledger.anchor
+    except Exception:
+        return None

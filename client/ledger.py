@@ -2,8 +2,8 @@
 
 One SQLite file per merchant. Its entries are only ever added, and each carries the SHA-256 of the one before it, so
 that a changed, lost or swapped entry is noticed when the file is opened. What no file can notice about itself, that
-it is an old copy, is noticed by an anchor: the last entry's number and hash, kept in `<file>-head` beside it and,
-by whoever asks for `PrivacyLedger.anchor`, anywhere else.
+it is an old copy, is noticed by the head beside it (`client.ledger_head`) and, when both are old, by an anchor: the
+last entry's number and hash, which the platform keeps and sends with every task.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ from client.ledger_file import (
     connect,
     create,
     ledger_errors,
-    read_head,
-    write_head,
+    plain_event,
+    settle,
 )
+from client.ledger_head import Head, pages_hash, read_head, write_head
 from pp_model.accounting import PrivacyEvent, epsilon_spent
-from pp_model.errors import BudgetExceededError, LedgerError
+from pp_model.errors import BudgetExceededError, LedgerError, PolicyError
+from pp_model.protocol import Anchor
 
 KEEP_SEALED = 8
 
@@ -46,6 +48,17 @@ Cost = Callable[[Sequence[PrivacyEvent]], float]
 
 class SealedReplyGoneError(LedgerError):
     """The task was answered before, and its reply is no longer kept. It must never be computed again."""
+
+
+class PlanUsedUpError(PolicyError):
+    """The plan was charged for as many tasks as it has rounds. Nothing was recorded."""
+
+    def __init__(self, *, plan: str, charged: int, most_tasks: int) -> None:
+        self.plan, self.charged, self.most_tasks = plan, charged, most_tasks
+        super().__init__(
+            f"Plan {plan[:16]} was charged for {charged} tasks, and {most_tasks} were agreed. Nothing was recorded. "
+            "Offer another plan for more rounds."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +135,7 @@ class PrivacyLedger:
             "budget": repr(self._budget),
             "delta": repr(float(delta)),
         }
+        self._lineage_hash = hashlib.sha256(canonical(asdict(lineage)).encode()).hexdigest()
         self._lock = threading.RLock()
         self._hashes: list[str] = []
         self._charges: dict[str, Charge] = {}
@@ -148,20 +162,23 @@ class PrivacyLedger:
         with self._lock:
             self._connection.close()
 
-    def charge(self, task: str, event: PrivacyEvent, *, plan: str = "") -> None:
+    def charge(self, task: str, event: PrivacyEvent, *, plan: str, most_tasks: int | None) -> None:
         """Reserves `event` for `task`; durable when this returns.
 
         The same task with the same event is charged once, however often it is asked for. A refusal adds no entry.
 
         Args:
             task: the task's fingerprint.
-            plan: the plan's fingerprint, for the reader of the ledger; it decides nothing.
+            plan: the plan's fingerprint.
+            most_tasks: how many different tasks may ever be charged for this plan: new arrays under an old round are
+                a new task, and a plan that was agreed for so many rounds must not become more of them. None: any.
 
         Raises:
+            PlanUsedUpError: `most_tasks` were charged for this plan.
             BudgetExceededError: the charge would pass the budget, or its price cannot be trusted.
             LedgerError: the task was charged with another event, or see the class.
         """
-        event = _checked(task, event)
+        event = plain_event(task, event)
         with self._transaction("IMMEDIATE"):
             if known := self._charges.get(task):
                 if known.event != event:
@@ -170,6 +187,9 @@ class PrivacyLedger:
                         "Ask for a new task."
                     )
                 return
+            charged = sum(charge.plan == plan for charge in self._charges.values())
+            if most_tasks is not None and not charged < most_tasks:
+                raise PlanUsedUpError(plan=plan, charged=charged, most_tasks=most_tasks)
             events = self._events()
             spent, needed = self._spent(), self._price((*events, event))
             # Written so that NaN loses. A price that falls when an event is added is no price either.
@@ -235,56 +255,72 @@ class PrivacyLedger:
             return list(self._charges.values())
 
     @property
-    def anchor(self) -> tuple[int, str]:
-        """Number and hash of the last entry: what to keep elsewhere, so that an old copy of this file is noticed."""
+    def anchor(self) -> Anchor:
+        """The last entry: what to keep elsewhere, so that an old copy of this file is noticed, or one begun anew."""
         with self._transaction("DEFERRED"):
-            return len(self._hashes) - 1, self._hashes[-1]
+            return Anchor(ledger=self._lineage_hash, seq=len(self._hashes) - 1, hash=self._hashes[-1])
 
-    def check_anchor(self, seq: int, entry_hash: str) -> None:
-        """Returns if this ledger contains the anchored entry.
+    def check_anchor(self, anchor: Anchor) -> None:
+        """Returns if this ledger contains the anchored entry, or if the anchor is of another lineage's ledger.
 
         Raises:
-            LedgerError: the ledger is older than the anchor, or another history led to it.
+            LedgerError: the ledger is older than the anchor, was begun anew, or another history led to it.
         """
-        with self._transaction("DEFERRED"):
-            last = len(self._hashes) - 1
-            if not 0 <= seq <= last:
-                raise LedgerError(
-                    f"ledger {self._path} ends at entry {last}, and entry {seq} is known to exist: it is an old copy. "
-                    "Put the latest copy back, with the files beside it; what it had spent is spent."
-                )
-            if self._hashes[seq] != entry_hash:
-                raise LedgerError(
-                    f"entry {seq} of ledger {self._path} is not the anchored one: this is another ledger. {DAMAGED}"
-                )
+        if anchor.ledger == self._lineage_hash:
+            with self._transaction("DEFERRED"):
+                self._check_entry(anchor.seq, anchor.hash)
+
+    def _check_entry(self, seq: int, entry_hash: str) -> None:
+        last = len(self._hashes) - 1
+        if not 0 <= seq <= last:
+            raise LedgerError(
+                f"ledger {self._path} ends at entry {last}, and entry {seq} is known to exist: this is an old copy, or "
+                "was begun anew. Put the latest copy back, with the files beside it; what it had spent is spent."
+            )
+        if self._hashes[seq] != entry_hash:
+            raise LedgerError(
+                f"entry {seq} of ledger {self._path} is not the anchored one: this is another ledger. {DAMAGED}"
+            )
 
     @contextmanager
     def _transaction(self, mode: Literal["DEFERRED", "IMMEDIATE"]) -> Iterator[None]:
         """One consistent view of the file, read and verified up to its end; IMMEDIATE: as its only writer."""
         with self._lock, ledger_errors(self._path):
-            self._connection.execute(f"BEGIN {mode}")
-            try:
-                self._read_on()
+            with self._view(mode):
                 yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # the first error is the one to tell
-                    self._connection.execute("ROLLBACK")
-                raise
             if mode == "IMMEDIATE":
-                self._read_on()
-                write_head(self._path, len(self._hashes) - 1, self._hashes[-1])
+                with self._view("IMMEDIATE"):  # again: the file has its final bytes only once they are committed
+                    write_head(self._path, self._head())
+                settle(self._connection)
+
+    @contextmanager
+    def _view(self, mode: str) -> Iterator[None]:
+        self._connection.execute(f"BEGIN {mode}")
+        try:
+            self._read_on()
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):  # the first error is the one to tell
+                self._connection.execute("ROLLBACK")
+            raise
 
     def _verify(self) -> None:
-        """Every page, every entry, every kept reply, the price of all, and the anchor beside the file."""
+        """Every page, every entry, every kept reply, the price of all, and the head beside the file."""
         check_file(self._connection, self._path)
-        with self._transaction("DEFERRED"):
+        with self._transaction("IMMEDIATE"):
             self._spent()
             for seal in self._seals.values():
                 with suppress(SealedReplyGoneError):
                     self._kept(seal)
-        if head := read_head(self._path):
-            self.check_anchor(*head)
+            if known := read_head(self._path):
+                self._check_entry(known.seq, known.hash)
+                here = self._head()
+                if known.seq == here.seq and known != here:
+                    raise LedgerError(f"ledger {self._path} has other bytes than when it was last used. {DAMAGED}")
+
+    def _head(self) -> Head:
+        return Head(seq=len(self._hashes) - 1, hash=self._hashes[-1], pages=pages_hash(self._connection))
 
     def _read_on(self) -> None:
         """Takes in the entries that this object has not seen, each verified against the one before it."""
@@ -355,20 +391,3 @@ class PrivacyLedger:
         if events != self._priced[0]:
             self._priced = (events, float(self._cost(events)) if events else 0.0)
         return self._priced[1]
-
-
-def _checked(task: str, event: PrivacyEvent) -> PrivacyEvent:
-    """The event in plain finite numbers, which the file gives back exactly."""
-    numbers = asdict(event)
-    if task and all(map(math.isfinite, numbers.values())):
-        plain = PrivacyEvent(
-            sample_rate=float(event.sample_rate),
-            noise_multiplier=float(event.noise_multiplier),
-            num_steps=int(event.num_steps),
-        )
-        if plain == event:
-            return plain
-    raise LedgerError(
-        f"a charge needs a task's fingerprint and an event of finite numbers and whole steps, not {numbers}. "
-        "Nothing was recorded; correct the plan."
-    )

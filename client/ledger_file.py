@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pp_model.accounting import PrivacyEvent
 from pp_model.errors import LedgerError
 
 VERSION = 1
@@ -28,11 +30,12 @@ _SCHEMA = """
     CREATE TABLE entries (seq INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL) STRICT;
     CREATE TABLE payloads (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL) STRICT;
 """
+_DISK = "Check the path, the disk and its free space, then try again."
 _REMEDIES = {
     sqlite3.SQLITE_FULL: "Free some disk space and try again; nothing was recorded.",
     sqlite3.SQLITE_READONLY: "Let this program write to the file and its folder.",
     sqlite3.SQLITE_CANTOPEN: "Check the path, and let this program write to the file and its folder.",
-    sqlite3.SQLITE_IOERR: "Check the disk and its free space, then try again.",
+    sqlite3.SQLITE_IOERR: _DISK,
     sqlite3.SQLITE_BUSY: "Another program holds the ledger; stop it, or try again.",
     sqlite3.SQLITE_MISUSE: "It was closed; open it again.",
 }
@@ -48,6 +51,27 @@ def chained(before: str, body: str) -> str:
     return hashlib.sha256(bytes.fromhex(before) + body.encode()).hexdigest()
 
 
+def plain_event(task: str, event: PrivacyEvent) -> PrivacyEvent:
+    """The event in plain finite numbers, which the file gives back exactly.
+
+    Raises:
+        LedgerError: it has others, or `task` is empty.
+    """
+    numbers = asdict(event)
+    if task and all(map(math.isfinite, numbers.values())):
+        plain = PrivacyEvent(
+            sample_rate=float(event.sample_rate),
+            noise_multiplier=float(event.noise_multiplier),
+            num_steps=int(event.num_steps),
+        )
+        if plain == event:
+            return plain
+    raise LedgerError(
+        f"a charge needs a task's fingerprint and an event of finite numbers and whole steps, not {numbers}. "
+        "Nothing was recorded; correct the plan."
+    )
+
+
 @contextmanager
 def ledger_errors(path: Path) -> Iterator[None]:
     """Troubles of SQLite and of the disk become `LedgerError`, with what to do about them."""
@@ -60,7 +84,7 @@ def ledger_errors(path: Path) -> Iterator[None]:
     except UnicodeDecodeError as error:  # of SQLite's own message, when it quotes damaged bytes
         raise LedgerError(f"ledger {path} is damaged. {DAMAGED}") from error
     except OSError as error:
-        raise LedgerError(f"ledger {path} cannot be used ({error.strerror}). Check the path and the disk.") from error
+        raise LedgerError(f"ledger {path} cannot be used ({error.strerror or error}). {_DISK}") from error
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -122,33 +146,19 @@ def check_file(connection: sqlite3.Connection, path: Path) -> None:
         raise LedgerError(f"ledger {path} is of version {version}; this program reads {VERSION}. Update the program.")
     if connection.execute("PRAGMA quick_check").fetchall() != [("ok",)]:
         raise LedgerError(f"ledger {path} is damaged. {DAMAGED}")
-    connection.execute("PRAGMA journal_mode = WAL")  # of the file, so only once it is known to be ours
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        raise LedgerError(f"ledger {path} is damaged: it was made with a write-ahead log. {DAMAGED}")
 
 
-def write_head(path: Path, seq: int, entry_hash: str) -> None:
-    """Keeps the local anchor beside the ledger. Not synced: a power cut may cost a check, never a charge."""
-    text = f"{seq:012d} {entry_hash}\n"  # of fixed length: overwritten in place
-    handle = os.open(beside(path, "-head"), os.O_WRONLY | os.O_CREAT, 0o600)
-    try:
-        os.write(handle, text.encode("ascii"))
-    finally:
-        os.close(handle)
+def settle(connection: sqlite3.Connection) -> None:
+    """Moves the log into the file and empties it, so that the file alone is the ledger; later, if somebody reads now.
 
-
-def read_head(path: Path) -> tuple[int, str] | None:
-    """The local anchor; `None` where there is none.
-
-    Raises:
-        LedgerError: the file is there, and is no anchor.
+    Nothing depends on it but that a damaged bit is noticed wherever it is: what the log holds was on disk before.
     """
-    head = beside(path, "-head")
-    text = head.read_text(encoding="ascii", errors="replace") if head.exists() else ""
-    if not text:
-        return None
-    match = re.fullmatch(r"(\d{12}) ([0-9a-f]{64})\n", text)
-    if not match:
-        raise LedgerError(f"{head} is damaged, so an old copy of the ledger would not be noticed. {DAMAGED}")
-    return int(match[1]), match[2]
+    connection.execute("PRAGMA busy_timeout = 0")
+    with suppress(sqlite3.Error):  # of a full disk too: what is in the log stays there
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    connection.execute(f"PRAGMA busy_timeout = {int(1000 * BUSY_SECONDS)}")
 
 
 def beside(path: Path, suffix: str) -> Path:

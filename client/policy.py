@@ -9,7 +9,7 @@ from typing import Literal
 
 from pp_model.accounting import PrivacyEvent, epsilon_spent
 from pp_model.errors import ConfigError, PolicyError
-from pp_model.model import Encoder
+from pp_model.model_spec import Encoder
 from pp_model.plan import TrainingPlan
 
 MERCHANT_COUNTS = (1, 2, 3, 5, 10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from client.ledger import PrivacyLedger
@@ -21,6 +22,10 @@ from pp_model.train import customer_rows, pick_device
 _FIRST_DAY = dt.date(1900, 1, 1)
 
 
+def everything_agreed(plan: TrainingPlan) -> None:
+    """Every plan is agreed to: for a simulation, where nobody is asked. A merchant asks its agreements."""
+
+
 @dataclass(kw_only=True)
 class Shop:
     """One merchant, as the task sees it.
@@ -30,6 +35,8 @@ class Shop:
 
     Attributes:
         device: "auto", "cpu", "cuda", ...
+        agreed: returns if the merchant takes part in the plan at this moment; else raises `NotApprovedError` or
+            `ExpiredError`.
     """
 
     source: OrderSource = field(repr=False)
@@ -37,6 +44,7 @@ class Shop:
     policy: Policy
     secret: SecretSource
     device: str = "auto"
+    agreed: Callable[[TrainingPlan], None] = field(default=everything_agreed, repr=False)
     _rows: dict[str, CustomerRows] = field(default_factory=dict, repr=False)
     _examples: dict[str, Examples] = field(default_factory=dict, repr=False)
 

@@ -1,44 +1,75 @@
 """One task, answered: check, charge, train, seal, release. The order of these lines is the guarantee.
 
-    known already?  ->  the sealed bytes, again      allowed?  ->  a refusal, by a code
-    charge (on disk) ->  train ->  seal (on disk)  ->  release what was sealed
+    the ledger vouches?  ->  the merchant agreed?  ->  known already?  ->  the sealed bytes, again
+    allowed?  ->  charge (on disk)  ->  train  ->  seal (on disk)  ->  release what was sealed
 
-A crash after the charge wastes the charge or, since nothing has left, lets the same task be computed under it. A
-crash after the seal resends the same bytes. No path refunds, and none releases what was not charged.
+Each question's no is a refusal by a code. A crash after the charge wastes the charge or, since nothing has left, lets
+the same task be computed under it. A crash after the seal resends the same bytes, as long as the merchant agrees: they
+are paid for, but to every task that comes after a merchant's no, or after the end of its yes, the answer is no. No
+path refunds, and none releases what was not charged.
 """
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 
 from client.ledger import SealedReplyGoneError
 from client.policy import check_plan
 from client.shop import Shop
-from pp_model.errors import ArraysError, BudgetExceededError, LedgerError, PolicyError, ProtocolError
+from pp_model.errors import (
+    ArraysError,
+    BudgetExceededError,
+    ExpiredError,
+    LedgerError,
+    NotApprovedError,
+    PolicyError,
+    ProtocolError,
+)
 from pp_model.model import array_shapes
-from pp_model.protocol import Refusal, RefusalCode, Release, Task, Wire, seal, task_from_wire, unseal
+from pp_model.protocol import Anchor, Refusal, RefusalCode, Release, Task, Wire, seal, task_from_wire, unseal
 from pp_model.serialization import check_arrays
 from pp_model.train import train_locally
 
 log = logging.getLogger(__name__)
 
 
-def answer(wire: Wire, shop: Shop) -> Release | Refusal:
+def answer(
+    wire: Wire,
+    shop: Shop,
+    *,
+    anchor: Anchor | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Release | Refusal:
     """The reply to a message: a release that the ledger has paid for, or a refusal by a code.
 
     Never raises, whatever the message, the orders or the disk do: an exception's text would travel to the platform
-    (checklist D35, D36). The reason of a refusal stays in the merchant's own log.
+    (checklist D35, D36). The reason of a refusal stays in the merchant's own log. Whatever becomes of a task whose
+    plan was agreed, it returns at a whole multiple of the plan's `answer_every_seconds` after the call; a refusal
+    before that depends on no order, and returns at once: a plan that nobody agreed to makes nobody wait.
+
+    Args:
+        anchor: what the platform knows of this merchant's ledger. A ledger that contradicts it answers nothing, not
+            even what was sealed: an old copy does not know what was charged since.
+        clock: seconds that only grow; `sleep` waits for some of them.
     """
-    task_id = ""
+    came, task_id, answer_every = clock(), "", 0.0
     try:
         task = task_from_wire(wire)
         task_id = task.fingerprint
-        return unseal(_paid_bytes(task, shop))
+        if anchor is not None:
+            shop.ledger.check_anchor(anchor)
+        shop.agreed(task.plan)
+        answer_every = task.plan.answer_every_seconds
+        reply: Release | Refusal = unseal(_paid_bytes(task, shop))
     except Exception as error:  # not a stop of the process, after which nothing is sent
-        code = _code(error)
-        # The kind alone: the text of a library's error may hold a cell.
-        log.warning("task refused", extra={"task": task_id[:12], "code": code.value, "error": type(error).__name__})
-        return Refusal(task=task_id, code=code)
+        reply = Refusal(task=task_id, code=_code(error))
+        fields = {"task": task_id[:12], "code": reply.code.value, "error": type(error).__name__}
+        log.warning("task refused", extra=fields)  # the kind alone: the text of a library's error may hold a cell
+    _wait_for_a_multiple(answer_every, since=came, clock=clock, sleep=sleep)
+    return reply
 
 
 def _paid_bytes(task: Task, shop: Shop) -> bytes:
@@ -47,10 +78,20 @@ def _paid_bytes(task: Task, shop: Shop) -> bytes:
         return sealed
     check_plan(task.plan, shop.policy)
     check_arrays(task.arrays, array_shapes(task.plan.model))  # before the charge: garbage must not cost budget
-    shop.ledger.charge(task.fingerprint, task.plan.dp.event, plan=task.plan.fingerprint)
+    shop.ledger.charge(task.fingerprint, task.plan.dp.event, plan=task.plan.fingerprint, most_tasks=task.plan.rounds)
     update = train_locally(task.arrays, shop.rows(task), task.plan, secret=shop.secret)
     log.info("task trained", extra={"task": task.fingerprint[:12], "round": task.round})
     return shop.ledger.seal(task.fingerprint, seal(Release(task=task.fingerprint, update=update)))
+
+
+def _wait_for_a_multiple(
+    seconds: float, *, since: float, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> None:
+    """Returns at the next whole multiple of `seconds` after `since`, and at once where `seconds` is 0."""
+    if seconds > 0:
+        due = since + seconds * ((clock() - since) // seconds + 1)
+        while (left := due - clock()) > 0:
+            sleep(left)
 
 
 def _code(error: Exception) -> RefusalCode:
@@ -64,6 +105,8 @@ _CODES: tuple[tuple[type[Exception], RefusalCode], ...] = (
     (SealedReplyGoneError, RefusalCode.ALREADY_ANSWERED),
     (BudgetExceededError, RefusalCode.BUDGET),
     (LedgerError, RefusalCode.LEDGER),
+    (NotApprovedError, RefusalCode.NOT_APPROVED),
+    (ExpiredError, RefusalCode.EXPIRED),
     (PolicyError, RefusalCode.POLICY),
     (ArraysError, RefusalCode.BAD_TASK),
     (ProtocolError, RefusalCode.BAD_TASK),

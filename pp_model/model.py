@@ -7,49 +7,20 @@ so small that noise hardly hurts it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pp_model.errors import ConfigError
 from pp_model.features import CORE_FEATURES, FEATURE_NAMES, TOKEN_SIZES
+from pp_model.model_spec import ModelSpec
 from pp_model.serialization import Arrays, Shapes, check_arrays, fingerprint
-
-Encoder = Literal["linear", "mlp", "gru", "transformer"]
-ENCODERS: tuple[Encoder, ...] = ("linear", "mlp", "gru", "transformer")
-PRESETS: dict[str, tuple[int, ...]] = {"small": (64, 32), "large": (128, 64, 32)}
 
 CORE_BOUND, OTHER_BOUND = 4.0, 1.5  # a rare extreme must not use up its customer's clip
 HIDDEN_SCALE = 0.5  # the encoder's share of a customer's gradient norm, and so of the clip
 LOCATION_BOUND = 3.0  # log cents that the model may move a prediction away from the customer's own past rate
 _TOKEN_WIDTH, _HEADS, _BLOCKS, _LONGEST = 32, 4, 2, 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSpec:
-    """The shape of the model and what of it is trained; public, in the plan.
-
-    Attributes:
-        hidden: widths of the layers above the features (and the sequence); the last one feeds the readout.
-        trainable: "readout" trains the last linear layer alone, on a frozen encoder; "all" trains both.
-    """
-
-    encoder: Encoder
-    hidden: tuple[int, ...] = PRESETS["small"]
-    trainable: Literal["readout", "all"] = "readout"
-
-    def __post_init__(self) -> None:
-        if not 1 <= len(self.hidden) <= 4 or not all(1 <= width <= 1024 for width in self.hidden):
-            raise ConfigError(f"model.hidden is {list(self.hidden)}; allowed: 1 to 4 widths of 1 to 1024")
-
-    @property
-    def reads_sequence(self) -> bool:
-        """Whether the encoder looks at the customer's last events in their order."""
-        return self.encoder in ("gru", "transformer")
 
 
 class Readout(nn.Module):

@@ -15,7 +15,7 @@ from pp_model.accounting import PrivacyEvent
 from pp_model.config import from_mapping, to_mapping
 from pp_model.errors import ConfigError
 from pp_model.features import FeatureSpec
-from pp_model.model import ModelSpec
+from pp_model.model_spec import ModelSpec
 
 PLAN_VERSION = 1
 

@@ -11,7 +11,8 @@ from pp_model.clipping import clip_update
 from pp_model.dp_step import CustomerRows, noised_sum, trainable
 from pp_model.features import Examples
 from pp_model.loss import Prediction, prediction
-from pp_model.model import ModelSpec, PurchasePowerModel, load_model
+from pp_model.model import PurchasePowerModel, load_model
+from pp_model.model_spec import ModelSpec
 from pp_model.plan import TrainingPlan
 from pp_model.randomness import SecretSource
 from pp_model.serialization import Arrays

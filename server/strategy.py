@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from flower_edge.records import arrays_from_record, arrays_to_record, to_record, wire_from_record
+from flower_edge.records import (
+    anchor_from_record,
+    arrays_from_record,
+    arrays_to_record,
+    to_record,
+    wire_from_record,
+    with_anchor,
+)
 from pp_model.errors import ProtocolError
 from pp_model.plan import TrainingPlan
-from pp_model.protocol import Task
+from pp_model.protocol import Anchor, Task
 from pp_model.serialization import Shapes
 from server.aggregation import RejectionCode
+from server.exchange import exchange, node_ids
 from server.rounds import Answer, RoundOutcome, TrainingState, apply_round, collect
 
 POLL_SECONDS = 1.0
@@ -23,14 +32,27 @@ POLL_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
+class AnchorBook(Protocol):
+    """What the platform remembers of each merchant's ledger."""
+
+    def known(self, node: int) -> Anchor | None:
+        """The newest anchor seen of a node's ledger."""
+
+    def seen(self, node: int, anchor: Anchor) -> None:
+        """From now on this is the newest."""
+
+
 class PurchasePowerStrategy(Strategy):
-    """One plan, from a state to its last round, over all merchants that are connected in each round.
+    """One plan, from a state to its last round, over the merchants that are connected in each round.
 
     Args:
         state: where to begin; `state.round` rounds of the plan are done.
         trainable: the shapes that a release must have.
         record: told of every round, void ones included, and its seconds, before the model moves.
         save: given the state after every round that moved the model.
+        merchants: the name of each node that may be asked, looked up anew in every round. Their releases are summed in
+            the order of these names. None: all that are connected, in the order of their ids.
+        anchors: told to every merchant with its task, and brought up to date by what comes back.
     """
 
     def __init__(
@@ -41,9 +63,12 @@ class PurchasePowerStrategy(Strategy):
         trainable: Shapes,
         record: Callable[[RoundOutcome, float], None],
         save: Callable[[TrainingState], None],
+        merchants: Callable[[], Mapping[int, str]] | None = None,
+        anchors: AnchorBook | None = None,
     ) -> None:
         self.plan, self.state = plan, state
         self._trainable, self._record, self._save = trainable, record, save
+        self._merchants, self._anchors = merchants, anchors
         self._task = ""
         self._asked: list[Message] = []
         self._began = 0.0
@@ -61,24 +86,32 @@ class PurchasePowerStrategy(Strategy):
             number = self.state.round + 1
             tasks = list(self.configure_train(number, arrays_to_record(self.state.arrays), ConfigRecord(), grid))
             timeout = self.plan.server.round_timeout_seconds
-            self.aggregate_train(number, grid.send_and_receive(tasks, timeout=timeout) if tasks else [])
+            self.aggregate_train(number, exchange(grid, tasks, timeout=timeout))
         return self.state
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        """The same task for every merchant that is connected; none where they are too few for a valid round.
+        """The same task for every merchant that may be asked; none where too few are connected for a valid round.
 
         A task that nobody could use would still be charged, so it is not sent. It expires with the round.
         """
         del config  # the plan is the configuration
         server = self.plan.server
-        nodes = connected_nodes(grid, at_least=server.min_completions, timeout=server.round_timeout_seconds)
+        nodes = connected_nodes(
+            grid, self._merchants, at_least=server.min_completions, timeout=server.round_timeout_seconds
+        )
         task = Task(plan=self.plan, round=server_round, arrays=arrays_from_record(arrays))
         record = to_record(task.to_wire())
         self._task = task.fingerprint
         self._asked = [
-            Message(record, node, MessageType.TRAIN, ttl=server.round_timeout_seconds, group_id=str(server_round))
+            Message(
+                self._addressed(record, node),
+                node,
+                MessageType.TRAIN,
+                ttl=server.round_timeout_seconds,
+                group_id=str(server_round),
+            )
             for node in nodes
         ]
         return self._asked
@@ -87,8 +120,10 @@ class PurchasePowerStrategy(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The model after the round, or None where the round is void. Metrics: none, ever."""
+        by_node = replies_by_node(self._asked, replies)
+        self._remember_anchors(by_node)
         outcome = collect(
-            answers_by_node(self._asked, replies),
+            ((node, answer_of(by_node[node])) for node in by_node),
             plan=self.plan,
             round=server_round,
             task=self._task,
@@ -119,43 +154,69 @@ class PurchasePowerStrategy(Strategy):
         """One log line: the plan, and where the run stands."""
         log.info("run", extra={"plan": self.plan.fingerprint, "round": self.state.round, "rounds": self.plan.rounds})
 
+    def _addressed(self, record: RecordDict, node: int) -> RecordDict:
+        return record if self._anchors is None else with_anchor(record, self._anchors.known(node))
+
+    def _remember_anchors(self, by_node: Mapping[int, Message | None]) -> None:
+        """An older entry of the same ledger is a copy put back: what is known of it stays, and every task says so."""
+        if self._anchors is None:
+            return
+        for node, reply in by_node.items():
+            anchor, known = _anchor_of(reply), self._anchors.known(node)
+            if anchor and (known is None or anchor.ledger != known.ledger or anchor.seq > known.seq):
+                self._anchors.seen(node, anchor)
+
 
 def connected_nodes(
     grid: Grid,
+    merchants: Callable[[], Mapping[int, str]] | None = None,
     *,
     at_least: int,
     timeout: float,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[int]:
-    """The connected nodes, in order, as soon as they are `at_least`; [] where they are not within `timeout` seconds."""
+    """The connected nodes that may be asked, as soon as they are `at_least`; [] where they are not within `timeout`
+    seconds, whether or not the Grid can be reached.
+
+    In the order of the merchants' names, or of the nodes' ids without `merchants`.
+    """
     deadline = clock() + timeout
-    while len(nodes := sorted(grid.get_node_ids())) < at_least:
+    while True:
+        nodes = _invited(node_ids(grid, timeout=max(1.0, deadline - clock())), merchants)
+        if len(nodes) >= at_least:
+            return nodes
         if clock() >= deadline:
             return []
         sleep(min(POLL_SECONDS, timeout))
-    return nodes
 
 
-def answers_by_node(asked: Iterable[Message], replies: Iterable[Message]) -> Iterable[tuple[int, Answer]]:
-    """One answer for every message asked, in the order of the nodes.
+def _invited(connected: Iterable[int], merchants: Callable[[], Mapping[int, str]] | None) -> list[int]:
+    if merchants is None:
+        return sorted(connected)
+    names = merchants()
+    return sorted(set(connected) & names.keys(), key=lambda node: (names[node], node))
+
+
+def replies_by_node(asked: Iterable[Message], replies: Iterable[Message]) -> dict[int, Message | None]:
+    """Each node asked and the reply to its message, in the order of the messages asked.
 
     A reply belongs to the message that it replies to, not to the node it names: an error reply names the link. Replies
     to anything else, and second replies, are logged and dropped.
     """
     node_of = {message.metadata.message_id: message.metadata.dst_node_id for message in asked}
-    reply_to: dict[int, Message] = {}
+    reply_to: dict[int, Message | None] = dict.fromkeys(node_of.values())
     for reply in replies:
         node = node_of.get(reply.metadata.reply_to_message_id)
-        if node is None or node in reply_to:
+        if node is None or reply_to[node] is not None:
             log.warning("stray reply dropped", extra={"node": reply.metadata.src_node_id})
         else:
             reply_to[node] = reply
-    for node in sorted(node_of.values()):
-        yield node, _answer(reply_to.pop(node, None))
+    return reply_to
 
 
-def _answer(reply: Message | None) -> Answer:
+def answer_of(reply: Message | None) -> Answer:
+    """What a reply says, or why it says nothing."""
     if reply is None:
         return RejectionCode.NO_REPLY
     if not reply.has_content():
@@ -164,6 +225,17 @@ def _answer(reply: Message | None) -> Answer:
         return wire_from_record(reply.content)
     except ProtocolError:
         return RejectionCode.MALFORMED
+
+
+def _anchor_of(reply: Message | None) -> Anchor | None:
+    """Only of a reply that is one of ours: of anything else, nothing is believed."""
+    if reply is None or not reply.has_content():
+        return None
+    try:
+        wire_from_record(reply.content)
+        return anchor_from_record(reply.content)
+    except ProtocolError:
+        return None
 
 
 def _log_round(outcome: RoundOutcome, seconds: float) -> None:

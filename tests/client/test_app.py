@@ -1,18 +1,19 @@
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MessageType, MetricRecord, RecordDict
-from flwr.common.constant import SType
 
 from client.app import make_client_app
 from client.shop import Shop
 from client.task import answer
-from flower_edge.records import to_record
+from flower_edge.records import BLOB, anchor_from_record, arrays_to_record, to_record, wire_from_record, with_anchor
 from pp_model.model import trainable_shapes
 from pp_model.protocol import RefusalCode
+from pp_model.serialization import to_safetensors
 from simulations.grid import InProcessGrid
 from tests.support.ledgers import entries
 from tests.support.shops import CANARIES, CANARY_TEXT, WatchedSource, bytes_of, raiser, tiny_shop, tiny_task
@@ -28,24 +29,24 @@ def asked(shop_for: Callable[[Any], Shop], *contents: RecordDict, kind: str = Me
 
 
 def said(reply: Message) -> tuple[dict[str, Any], list[str]]:
-    """A reply's scalars and the names of its arrays; there are no other records."""
+    """A reply's scalars and the names of its arrays; beside them is at most an anchor."""
     assert not reply.has_error()
-    assert set(reply.content) == {"arrays", "scalars"}
-    scalars, arrays = reply.content["scalars"], reply.content["arrays"]
-    assert isinstance(scalars, ConfigRecord)
-    assert isinstance(arrays, ArrayRecord)
-    return dict(scalars), sorted(arrays)
+    assert set(reply.content) - {"anchor"} == {"arrays", "scalars"}
+    wire = wire_from_record(reply.content)
+    return dict(wire.scalars), sorted(wire.arrays)
 
 
 def refusal(code: RefusalCode, task: str = "") -> tuple[dict[str, Any], list[str]]:
     return {"version": 1, "kind": "refusal", "task": task, "code": code.value}, []
 
 
-def test_a_task_is_answered_by_a_release_of_two_records(tmp_path):
-    task = tiny_task()
-    (reply,) = asked(lambda _: tiny_shop(tmp_path), to_record(task.to_wire()))
+def test_a_task_is_answered_by_a_release_of_two_records_and_the_ledgers_anchor(tmp_path):
+    task, shop = tiny_task(), tiny_shop(tmp_path)
+    (reply,) = asked(lambda _: shop, to_record(task.to_wire()))
     trainable = sorted(trainable_shapes(task.plan.model))
     assert said(reply) == ({"version": 1, "kind": "release", "task": task.fingerprint}, trainable)
+    assert set(reply.content) == {"anchor", "arrays", "scalars"}
+    assert (anchor_from_record(reply.content), shop.ledger.anchor.seq) == (shop.ledger.anchor, 2)
 
 
 def test_the_merchant_is_found_by_its_own_node_configuration(tmp_path):
@@ -58,8 +59,41 @@ def test_a_message_carries_what_the_answer_says_and_nothing_more(tmp_path):
     (tmp_path / "twin").mkdir()
     task = tiny_task()
     (reply,) = asked(lambda _: tiny_shop(tmp_path), to_record(task.to_wire()))
-    twin = to_record(answer(task.to_wire(), tiny_shop(tmp_path / "twin")).to_wire())
-    assert bytes_of(reply.content) == bytes_of(twin)
+    shop = tiny_shop(tmp_path / "twin")
+    twin = to_record(answer(task.to_wire(), shop).to_wire())
+    assert bytes_of(reply.content) == bytes_of(with_anchor(twin, shop.ledger.anchor))
+
+
+# What the platform knows of the ledger
+
+
+def test_a_ledger_that_the_platform_knows_goes_on(tmp_path):
+    shop = tiny_shop(tmp_path)
+    (first,) = asked(lambda _: shop, to_record(tiny_task().to_wire()))
+    known = anchor_from_record(first.content)
+    (second,) = asked(lambda _: shop, with_anchor(to_record(tiny_task(round=2).to_wire()), known))
+    assert said(second)[0]["kind"] == "release"
+    assert anchor_from_record(second.content) == shop.ledger.anchor != known
+
+
+def test_a_ledger_that_contradicts_the_platforms_anchor_is_a_code_and_gives_no_anchor_of_its_own(tmp_path):
+    shop, task = tiny_shop(tmp_path), tiny_task()
+    known = replace(shop.ledger.anchor, seq=7)
+    (reply,) = asked(lambda _: shop, with_anchor(to_record(task.to_wire()), known))
+    assert said(reply) == refusal(RefusalCode.LEDGER, task.fingerprint)
+    assert set(reply.content) == {"arrays", "scalars"}  # the platform must not forget what it knows for it
+    assert shop.ledger.charges() == []
+
+
+def test_a_refusal_carries_the_anchor_of_a_ledger_that_can_be_read_and_of_no_other(tmp_path):
+    shop = tiny_shop(tmp_path, encoders=("linear",))
+    (reply,) = asked(lambda _: shop, to_record(tiny_task().to_wire()))
+    assert said(reply) == refusal(RefusalCode.POLICY, tiny_task().fingerprint)
+    assert anchor_from_record(reply.content) == shop.ledger.anchor
+    shop.ledger.close()
+    (reply,) = asked(lambda _: shop, to_record(tiny_task().to_wire()))
+    assert said(reply) == refusal(RefusalCode.LEDGER, tiny_task().fingerprint)
+    assert "anchor" not in reply.content
 
 
 def record(**changes: object) -> RecordDict:
@@ -67,8 +101,12 @@ def record(**changes: object) -> RecordDict:
     return RecordDict({key: value for key, value in {**good, **changes}.items() if value is not None})
 
 
-def arrays_with(array: Array) -> ArrayRecord:
-    return ArrayRecord({**record()["arrays"], "readout.linear.bias": array})
+def blob(data: bytes, *, dtype: str = "uint8", stype: str = BLOB, name: str = BLOB) -> ArrayRecord:
+    return ArrayRecord({name: Array(dtype, (len(data),), stype, data)})
+
+
+def bias_of(values: np.ndarray) -> ArrayRecord:
+    return arrays_to_record({**tiny_task().arrays, "readout.linear.bias": values})
 
 
 def scalars_with(**changes: Any) -> ConfigRecord:
@@ -83,19 +121,23 @@ GARBAGE = {
     "arrays-that-are-metrics": record(arrays=MetricRecord({"loss": 0.1})),
     "scalars-that-are-arrays": record(scalars=record()["arrays"]),
     "empty-records": RecordDict({"arrays": ArrayRecord(), "scalars": ConfigRecord()}),
-    "a-pickle": record(arrays=arrays_with(Array("float32", (3,), SType.NUMPY, b"\x80\x04cos\nsystem\n."))),
-    "cut-off": record(arrays=arrays_with(Array("float32", (3,), SType.NUMPY, b"\x93NUMPY\x01\x00"))),
-    "no-bytes": record(arrays=arrays_with(Array("float32", (3,), SType.NUMPY, b""))),
-    "another-format": record(arrays=arrays_with(Array("float32", (3,), "torch", b"PK\x03\x04"))),
-    "whole-numbers": record(arrays=arrays_with(Array(np.zeros(3, np.int64)))),
-    "nan": record(arrays=arrays_with(Array(np.full(3, np.nan, np.float32)))),
-    "another-shape": record(arrays=arrays_with(Array(np.zeros((3, 3), np.float32)))),
+    "a-pickle": record(arrays=blob(b"\x80\x04cos\nsystem\n.")),
+    "cut-off": record(arrays=blob(to_safetensors(tiny_task().arrays, {})[:-1])),
+    "no-bytes": record(arrays=blob(b"")),
+    "another-format": record(arrays=blob(b"PK\x03\x04", stype="torch")),
+    "flowers-own-format": record(arrays=ArrayRecord({"readout.linear.bias": Array(np.zeros(3, np.float32))})),
+    "another-name": record(arrays=blob(to_safetensors(tiny_task().arrays, {}), name="pickle")),
+    "nan": record(arrays=bias_of(np.full(3, np.nan, np.float32))),
+    "another-shape": record(arrays=bias_of(np.zeros((3, 3), np.float32))),
     "another-version": record(scalars=scalars_with(version=99)),
     "bytes-for-a-plan": record(scalars=scalars_with(plan=b"\xff\xfe")),
     "lists-for-a-round": record(scalars=scalars_with(round=[1, 2])),
     "a-plan-that-is-no-json": record(scalars=scalars_with(plan="\x00 not json")),
     "a-plan-of-a-megabyte": record(scalars=scalars_with(plan="[" * 2**20)),
     "a-round-beyond-every-integer": record(scalars=scalars_with(round=2**63 - 1)),
+    "an-anchor-that-is-arrays": record(anchor=ArrayRecord()),
+    "an-anchor-without-a-hash": record(anchor=ConfigRecord({"ledger": "0" * 64, "seq": 1})),
+    "an-anchor-before-the-first": record(anchor=ConfigRecord({"ledger": "0" * 64, "seq": -1, "hash": "0" * 64})),
     "a-word-too-many": record(scalars=scalars_with(seed=42)),
 }
 

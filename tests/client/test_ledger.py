@@ -18,10 +18,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from client.ledger import KEEP_SEALED, SealedReplyGoneError, open_ledger
+from client.ledger import KEEP_SEALED, PlanUsedUpError, SealedReplyGoneError, open_ledger
 from pp_model.accounting import epsilon_spent
-from pp_model.errors import BudgetExceededError, LedgerError
-from tests.support.ledgers import LIFE, LINEAGE, entries, event, ledger_of_steps, ledger_with_cost, live, payload_of
+from pp_model.errors import BudgetExceededError, LedgerError, PolicyError
+from tests.support.ledgers import (
+    LIFE,
+    LINEAGE,
+    PLAN,
+    entries,
+    event,
+    ledger_of_steps,
+    ledger_with_cost,
+    live,
+    payload_of,
+)
 
 ROOT = Path(__file__).parents[2]
 BUDGET = 100
@@ -60,10 +70,10 @@ class LedgerLife(RuleBasedStateMachine):
         elif known != num_steps:
             before = self.ledger.anchor
             with pytest.raises(LedgerError if known else BudgetExceededError):
-                self.ledger.charge(task, event(num_steps))
+                self.ledger.charge(task, event(num_steps), plan=PLAN, most_tasks=None)
             assert self.ledger.anchor == before
             return
-        self.ledger.charge(task, event(num_steps))
+        self.ledger.charge(task, event(num_steps), plan=PLAN, most_tasks=None)
 
     @rule(task=st.sampled_from("abcdefghijkl"))
     def repeated_delivery(self, task: str) -> None:
@@ -114,13 +124,13 @@ TestLedgerLife.settings = settings(max_examples=60, stateful_step_count=40, dead
 
 def test_a_refused_charge_leaves_the_entries_as_they_were(tmp_path: Path) -> None:
     with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
-        ledger.charge("a", event(90))
+        ledger.charge("a", event(90), plan=PLAN, most_tasks=None)
         before = entries(tmp_path / "ledger.sqlite")
         with pytest.raises(BudgetExceededError) as refusal:
-            ledger.charge("b", event(11))
+            ledger.charge("b", event(11), plan=PLAN, most_tasks=None)
         assert (refusal.value.spent, refusal.value.needed, refusal.value.budget) == (90, 101, 100)
         assert entries(tmp_path / "ledger.sqlite") == before
-        ledger.charge("b", event(10))  # to the last drop
+        ledger.charge("b", event(10), plan=PLAN, most_tasks=None)  # to the last drop
         assert ledger.spent == 100
 
 
@@ -128,27 +138,27 @@ def test_a_refused_charge_leaves_the_entries_as_they_were(tmp_path: Path) -> Non
 def test_a_price_that_went_wrong_is_refused(tmp_path: Path, wrong: float) -> None:
     with ledger_with_cost(tmp_path, lambda _: wrong) as ledger:
         with pytest.raises(BudgetExceededError):
-            ledger.charge("a", event(1))
+            ledger.charge("a", event(1), plan=PLAN, most_tasks=None)
         assert ledger.charges() == []
 
 
 def test_a_price_that_falls_when_an_event_is_added_is_refused(tmp_path: Path) -> None:
     with ledger_with_cost(tmp_path, lambda events: 10.0 / len(events)) as ledger:
-        ledger.charge("a", event(1))
+        ledger.charge("a", event(1), plan=PLAN, most_tasks=None)
         with pytest.raises(BudgetExceededError):
-            ledger.charge("b", event(1))
+            ledger.charge("b", event(1), plan=PLAN, most_tasks=None)
         assert ledger.spent == 10.0
 
 
 def test_without_a_finite_budget_an_infinite_price_is_charged_and_nan_is_not(tmp_path: Path) -> None:
     with ledger_of_steps(tmp_path / "free.sqlite", budget=math.inf) as ledger:
-        ledger.charge("a", event(1, noise_multiplier=0.0))
+        ledger.charge("a", event(1, noise_multiplier=0.0), plan=PLAN, most_tasks=None)
         assert ledger.spent == ledger.remaining == math.inf
     with (
         ledger_with_cost(tmp_path, lambda _: math.nan, budget=math.inf) as ledger,
         pytest.raises(BudgetExceededError),
     ):
-        ledger.charge("a", event(1))
+        ledger.charge("a", event(1), plan=PLAN, most_tasks=None)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +169,7 @@ def test_an_event_that_the_file_cannot_hold_is_refused_whatever_the_budget(
 ) -> None:
     with ledger_of_steps(tmp_path / "ledger.sqlite", budget=math.inf) as ledger:
         with pytest.raises(LedgerError, match="finite"):
-            ledger.charge("a", replace(event(1), **changed))  # type: ignore[arg-type]
+            ledger.charge("a", replace(event(1), **changed), plan=PLAN, most_tasks=None)  # type: ignore[arg-type]
         assert ledger.charges() == []
 
 
@@ -172,7 +182,7 @@ def test_the_cost_is_asked_once_for_a_new_charge_and_never_for_a_repeat(tmp_path
 
     with ledger_with_cost(tmp_path, counted) as ledger:
         for task in ("a", "b", "b", "c", "a"):
-            ledger.charge(task, event(1))
+            ledger.charge(task, event(1), plan=PLAN, most_tasks=None)
             assert ledger.spent == len(ledger.charges())
     assert asked == [1, 2, 3]
 
@@ -184,9 +194,9 @@ def test_the_price_of_a_thousand_steps_is_the_price_of_twenty_charges_of_fifty(t
         open_ledger(tmp_path / "once", lineage=LINEAGE, budget=8.0, delta=delta) as once,
         open_ledger(tmp_path / "often", lineage=LINEAGE, budget=8.0, delta=delta) as often,
     ):
-        once.charge("all", mechanism.times(20))
+        once.charge("all", mechanism.times(20), plan=PLAN, most_tasks=None)
         for number in range(20):
-            often.charge(f"part {number}", mechanism)
+            often.charge(f"part {number}", mechanism, plan=PLAN, most_tasks=None)
         assert once.spent == pytest.approx(often.spent, rel=1e-9)
         assert 0 < once.spent < 8.0
         assert once.spent == epsilon_spent([mechanism.times(20)], delta=delta)
@@ -195,9 +205,61 @@ def test_the_price_of_a_thousand_steps_is_the_price_of_twenty_charges_of_fifty(t
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -1.0])
 def test_charges_that_have_no_price_any_more_close_the_ledger(tmp_path: Path, wrong: float) -> None:
     with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
-        ledger.charge("a", event(1))
+        ledger.charge("a", event(1), plan=PLAN, most_tasks=None)
     with pytest.raises(LedgerError, match="no price"):
         ledger_with_cost(tmp_path, lambda _: wrong)
+
+
+# How often a plan may be charged
+
+
+def test_a_plan_is_charged_for_no_more_tasks_than_were_agreed_and_the_refusal_says_so(tmp_path: Path) -> None:
+    with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
+        for task in "abc":
+            ledger.charge(task, event(1), plan=PLAN, most_tasks=3)
+        before = entries(tmp_path / "ledger.sqlite")
+        with pytest.raises(PlanUsedUpError, match=r"3 tasks, and 3 were agreed.*another plan") as refusal:
+            ledger.charge("d", event(1), plan=PLAN, most_tasks=3)
+        assert (refusal.value.plan, refusal.value.charged, refusal.value.most_tasks) == (PLAN, 3, 3)
+        assert isinstance(refusal.value, PolicyError)
+        ledger.charge("a", event(1), plan=PLAN, most_tasks=3)  # a repeat is no further task
+        assert entries(tmp_path / "ledger.sqlite") == before
+        ledger.charge("d", event(1), plan="e" * 64, most_tasks=3)
+    with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger, pytest.raises(PlanUsedUpError):
+        ledger.charge("e", event(1), plan=PLAN, most_tasks=3)
+
+
+def test_two_programs_never_charge_a_plan_too_often_together(tmp_path: Path) -> None:
+    """Counted where the charge is made, of what is in the file then, and not of what a program knew before."""
+    with ledger_of_steps(tmp_path / "ledger.sqlite") as one, ledger_of_steps(tmp_path / "ledger.sqlite") as two:
+        for task in "abc":
+            two.charge(task, event(1), plan=PLAN, most_tasks=3)
+        with pytest.raises(PlanUsedUpError):
+            one.charge("d", event(1), plan=PLAN, most_tasks=3)
+        assert one.spent == two.spent == 3
+
+
+# What others may keep of it
+
+
+def test_an_anchor_names_the_lineage_and_not_the_budget(tmp_path: Path) -> None:
+    """A ledger begun anew is noticed, with a larger budget too, and another period's is no contradiction."""
+    changes = {
+        "twin": {},
+        "rich": {"budget": 1e6},
+        "lax": {"delta": 1e-3},
+        "next": {"lineage": replace(LINEAGE, period="2025")},
+    }
+    anchors = {}
+    for name, change in changes.items():
+        with ledger_of_steps(tmp_path / name, **change) as ledger:  # type: ignore[arg-type]
+            anchors[name] = ledger.anchor
+    assert anchors["twin"].ledger == anchors["rich"].ledger == anchors["lax"].ledger != anchors["next"].ledger
+    with ledger_of_steps(tmp_path / "twin") as ledger:
+        ledger.check_anchor(anchors["next"])
+        for name in ("rich", "lax"):
+            with pytest.raises(LedgerError, match="another ledger"):
+                ledger.check_anchor(anchors[name])
 
 
 # Whose budget it is
@@ -206,10 +268,10 @@ def test_charges_that_have_no_price_any_more_close_the_ledger(tmp_path: Path, wr
 def test_a_renamed_orders_file_or_ledger_file_has_the_same_budget(tmp_path: Path) -> None:
     """Checklist D51, D52: the key is what the merchant declared, and no file's name or content is part of it."""
     with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
-        ledger.charge("a", event(70))
+        ledger.charge("a", event(70), plan=PLAN, most_tasks=None)
     (tmp_path / "ledger.sqlite").rename(tmp_path / "renamed.sqlite")
     with ledger_of_steps(tmp_path / "renamed.sqlite") as ledger, pytest.raises(BudgetExceededError):
-        ledger.charge("b", event(31))
+        ledger.charge("b", event(31), plan=PLAN, most_tasks=None)
 
 
 @pytest.mark.parametrize("field", ["merchant", "unit", "population", "period"])
@@ -245,7 +307,7 @@ def test_a_closed_ledger_says_so(tmp_path: Path) -> None:
     ledger = ledger_of_steps(tmp_path / "ledger.sqlite")
     ledger.close()
     with pytest.raises(LedgerError, match="open it again"):
-        ledger.charge("a", event(1))
+        ledger.charge("a", event(1), plan=PLAN, most_tasks=None)
 
 
 # What is sealed
@@ -255,7 +317,7 @@ def test_only_the_latest_replies_are_kept_and_an_older_one_is_gone_for_good(tmp_
     tasks = [f"task {number}" for number in range(KEEP_SEALED + 2)]
     with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
         for task in tasks:
-            ledger.charge(task, event(1))
+            ledger.charge(task, event(1), plan=PLAN, most_tasks=None)
             ledger.seal(task, payload_of(task))
         for task in tasks[:2]:
             with pytest.raises(SealedReplyGoneError, match="no longer kept"):
@@ -267,7 +329,7 @@ def test_only_the_latest_replies_are_kept_and_an_older_one_is_gone_for_good(tmp_
 
 def test_a_sealed_reply_that_was_changed_is_never_sent(tmp_path: Path) -> None:
     with ledger_of_steps(tmp_path / "ledger.sqlite") as ledger:
-        ledger.charge("a", event(1))
+        ledger.charge("a", event(1), plan=PLAN, most_tasks=None)
         ledger.seal("a", payload_of("a"))
         with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as connection, connection:
             connection.execute("UPDATE payloads SET payload = x'00'")
@@ -279,8 +341,8 @@ def test_a_sealed_reply_that_was_changed_is_never_sent(tmp_path: Path) -> None:
 
 def test_when_two_programs_compute_one_task_both_send_what_the_first_sealed(tmp_path: Path) -> None:
     with ledger_of_steps(tmp_path / "ledger.sqlite") as one, ledger_of_steps(tmp_path / "ledger.sqlite") as two:
-        one.charge("a", event(1))
-        two.charge("a", event(1))
+        one.charge("a", event(1), plan=PLAN, most_tasks=None)
+        two.charge("a", event(1), plan=PLAN, most_tasks=None)
         assert two.seal("a", b"from two") == b"from two"
         assert one.seal("a", b"from one") == b"from two"
         assert one.spent == two.spent == 1
@@ -328,7 +390,7 @@ def test_threads_share_one_ledger(tmp_path: Path) -> None:
 
         def charge_all() -> None:
             for number in range(KEEP_SEALED):
-                ledger.charge(f"task {number}", event(1))
+                ledger.charge(f"task {number}", event(1), plan=PLAN, most_tasks=None)
                 assert ledger.seal(f"task {number}", b"reply") == b"reply"
 
         threads = [threading.Thread(target=charge_all) for _ in range(4)]
@@ -337,7 +399,7 @@ def test_threads_share_one_ledger(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
         assert ledger.spent == KEEP_SEALED
-        assert ledger.anchor[0] == 2 * KEEP_SEALED
+        assert ledger.anchor.seq == 2 * KEEP_SEALED
 
 
 # Helpers

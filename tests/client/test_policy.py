@@ -16,7 +16,7 @@ from pp_model.accounting import PrivacyEvent, epsilon_spent
 from pp_model.config import from_mapping
 from pp_model.errors import ConfigError, PolicyError
 from pp_model.features import FeatureSpec
-from pp_model.model import ModelSpec
+from pp_model.model_spec import ModelSpec
 from tests.support.plans import tiny_dp, tiny_plan
 
 TOML = """

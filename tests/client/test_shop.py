@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pp_model.errors import BadOrdersError
-from pp_model.model import ModelSpec
+from pp_model.model_spec import ModelSpec
 from pp_model.schema import Order, Window, concatenate, order_log
 from tests.support.shops import CANARIES, WatchedSource, moved_encoder, raiser, tiny_orders, tiny_shop, tiny_task
 

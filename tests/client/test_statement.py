@@ -5,13 +5,21 @@ from __future__ import annotations
 import json
 import math
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
+from markupsafe import escape
 
+from client.ledger import Charge
+from client.settings import MerchantSettings, load_settings
+from client.spending import Spending
 from client.statement import PrivacyStatement, privacy_statement
+from client.statement_page import merchant_statement, statement_html, statement_text
 from pp_model.accounting import PrivacyEvent, epsilon_spent, rdp_epsilon
 from pp_model.plan import TrainingPlan
 from pp_model.protocol import RefusalCode
+from tests.support.merchant_home import new_shop
 from tests.support.plans import tiny_dp, tiny_plan
 
 PLAN = tiny_plan(
@@ -54,7 +62,14 @@ def printed(epsilon: float) -> str:
         ),
         (
             "What leaves the merchant",
-            ["noised steps", "refusal", "Nothing else", *(code.value for code in RefusalCode)],
+            [
+                "noised steps",
+                "refusal",
+                "Nothing else",
+                "anchor",
+                "approved or is refused",
+                *(code.value for code in RefusalCode),
+            ],
         ),
         (
             "What is assumed",
@@ -157,7 +172,7 @@ def test_the_mapping_is_strict_json_and_labels_every_number(plan: TrainingPlan) 
     assert set(mapping) == {
         "plan_id", "plan_fingerprint", "unit", "relation", "accountant", "sampling", "trust", "delta",
         "declared_customers", "sample_rate", "noise_multiplier", "max_grad_norm", "rounds", "steps_per_round",
-        "plan_epsilon", "plan_epsilon_rdp", "spent_steps", "spent_epsilon", "private",
+        "answer_every_seconds", "plan_epsilon", "plan_epsilon_rdp", "spent_steps", "spent_epsilon", "private",
     }  # fmt: skip
     assert list(mapping["plan_epsilon"]) == ["1", "2", "3", "5", "10"]
     assert mapping["plan_epsilon"]["2"] == (
@@ -171,3 +186,55 @@ def test_a_very_large_epsilon_is_still_written_down() -> None:
     text = promised(plan)["What these numbers mean"]
     assert "= more than a million, except" in text
     assert "100 in 100 afterwards" in text
+
+
+def test_how_coarse_the_time_of_an_answer_is_stands_where_it_is_assumed() -> None:
+    plan = tiny_plan(answer_every_seconds=30.0)
+    assert "nothing finer than 30 seconds is visible" in promised(plan)["What is assumed"]
+    assert "finer" not in promised(PLAN)["What is assumed"]
+
+
+def settings_of(tmp_path: Path, **answers: Any) -> MerchantSettings:
+    return load_settings(new_shop(tmp_path / "shop", **answers).config)
+
+
+def spending_of(plan: TrainingPlan, *, rounds: int, budget: float = 3.0) -> Spending:
+    charges = tuple(
+        Charge(seq=n + 1, task=f"t{n}", plan=plan.fingerprint, event=plan.dp.event, epsilon_after=0.0)
+        for n in range(rounds)
+    )
+    return Spending(charges=charges, budget=budget, delta=1e-5)
+
+
+def test_the_merchants_statement_says_what_was_charged_beside_what_was_promised(tmp_path: Path) -> None:
+    statement = merchant_statement(settings_of(tmp_path), PLAN, spending_of(PLAN, rounds=7))
+    charged = epsilon_spent([PLAN.dp.event.times(7)], delta=PLAN.delta)
+    assert (statement.charged_rounds, statement.charged_epsilon) == (7, charged)
+    assert statement.spent == epsilon_spent([PLAN.dp.event.times(7)], delta=1e-5)
+    headings = [heading for heading, _ in statement.paragraphs()]
+    assert headings.index("What was really charged") == headings.index("How much is promised") + 1
+    text = dict(statement.paragraphs())["What was really charged"]
+    assert f"7 of the plan's 40 rounds were charged so far: epsilon {printed(charged)} at delta 2e-06" in text
+    assert f"epsilon {printed(statement.spent)} of a budget of 3.00, at the ledger's delta 1e-05" in text
+    assert json.loads(json.dumps(statement.to_mapping(), allow_nan=False)) == statement.to_mapping()
+
+
+@pytest.mark.parametrize("plan", [PLAN, BARE], ids=["private", "no privacy"])
+def test_the_page_is_complete_in_itself_and_holds_every_paragraph(tmp_path: Path, plan: TrainingPlan) -> None:
+    statement = merchant_statement(settings_of(tmp_path), plan, spending_of(plan, rounds=2))
+    page = statement_html(statement)
+    for heading, text in statement.paragraphs():
+        assert escape(heading) in page
+        assert escape(text) in page
+    assert re.findall(r"(?:src|href|url)\s*[=(]", page) == []
+    assert "<script" not in page
+    assert "default-src 'none'" in page
+    assert ("No privacy." in page) is (plan is BARE)
+    assert "bakery" in statement_text(statement)
+
+
+def test_no_name_of_the_merchants_becomes_markup(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, merchant="<b>bakery</b>", population="<img src=x>")
+    page = statement_html(merchant_statement(settings, PLAN, spending_of(PLAN, rounds=1)))
+    assert "<img" not in page
+    assert "&lt;b&gt;bakery" in page

@@ -11,12 +11,11 @@ from client.ledger import KEEP_SEALED
 from client.shop import Shop
 from client.task import answer
 from pp_model.accounting import epsilon_spent
-from pp_model.errors import (
-    BadOrdersError,
-)
-from pp_model.model import ModelSpec, trainable_shapes
+from pp_model.errors import BadOrdersError, ExpiredError, NotApprovedError
+from pp_model.model import trainable_shapes
+from pp_model.model_spec import ModelSpec
 from pp_model.plan import TrainingPlan
-from pp_model.protocol import Refusal, RefusalCode, Release, Task, Wire, seal
+from pp_model.protocol import Anchor, Refusal, RefusalCode, Release, Task, Wire, seal
 from pp_model.randomness import SystemSource
 from pp_model.serialization import shapes_of
 from tests.support.ledgers import entries
@@ -206,7 +205,7 @@ def test_a_repeated_task_is_answered_whatever_the_policy_and_budget_say_by_now(t
 def test_a_reply_that_is_no_longer_kept_is_never_computed_again(tmp_path):
     source = WatchedSource()
     shop = tiny_shop(tmp_path, source=source)
-    tasks = [tiny_task(shift=0.01 * number) for number in range(KEEP_SEALED + 1)]
+    tasks = [tiny_task(rounds=KEEP_SEALED + 1, shift=0.01 * number) for number in range(KEEP_SEALED + 1)]
     assert all(isinstance(replied(shop, task), Release) for task in tasks)
     written = file_entries(tmp_path)
     shop.source = WatchedSource(on_read=raiser(AssertionError("the orders were read again")))
@@ -255,6 +254,152 @@ def test_two_restarts_never_use_the_same_noise_twice(tmp_path):
         replies.append(replied(shop, tiny_task()))
     first, second = (np.concatenate([a.ravel() for a in reply.update.values()]) for reply in replies)
     assert not np.isin(first, second).any()
+
+
+# What was agreed, and no more of it.
+
+
+def test_a_plan_is_charged_for_as_many_tasks_as_it_has_rounds_whatever_arrays_are_sent(tmp_path):
+    """An old round with new arrays is a new task: without this, the platform could ask until the budget is gone."""
+    source = WatchedSource()
+    shop = tiny_shop(tmp_path, source=source)
+    tasks = [tiny_task(round=1, shift=0.01 * number) for number in range(3)]
+    assert all(isinstance(replied(shop, task), Release) for task in tasks)
+    before = file_entries(tmp_path)
+    for task in (tiny_task(round=1, shift=1.0), tiny_task(round=3)):
+        assert replied(shop, task) == refused(RefusalCode.POLICY, task)
+    assert file_entries(tmp_path) == before
+    assert isinstance(replied(shop, tasks[0]), Release)  # a repeat is no further task
+    assert isinstance(replied(shop, tiny_task(plan_id="another")), Release)
+
+
+NOT_AGREED = [
+    pytest.param(NotApprovedError(CANARY_TEXT), RefusalCode.NOT_APPROVED, id="not-approved"),
+    pytest.param(ExpiredError(CANARY_TEXT), RefusalCode.EXPIRED, id="expired"),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), NOT_AGREED)
+def test_a_plan_that_is_not_agreed_is_refused_by_its_code_before_any_charge(tmp_path, error, code):
+    source, asked = WatchedSource(), []
+    shop, task = tiny_shop(tmp_path, source=source), tiny_task()
+    shop.agreed = lambda plan: asked.append(plan) or raiser(error)()
+    before = file_entries(tmp_path)
+    assert replied(shop, task) == refused(code, task)
+    assert (asked, source.windows, file_entries(tmp_path)) == ([task.plan], [], before)
+
+
+@pytest.mark.parametrize(("error", "code"), NOT_AGREED)
+def test_what_was_sealed_stays_at_the_merchant_once_its_yes_has_ended(tmp_path, error, code):
+    """Paid for or not: who has said no must be able to rely on it. A new yes lets the same bytes go."""
+    shop, task = tiny_shop(tmp_path), tiny_task()
+    first = replied(shop, task)
+    agreed, shop.agreed = shop.agreed, raiser(error)
+    assert replied(shop, task) == refused(code, task)
+    shop.agreed = agreed
+    assert isinstance(first, Release)
+    assert seal(replied(shop, task)) == seal(first)
+    assert charged(tmp_path) == [task.fingerprint]
+
+
+# An old copy of the ledger.
+
+
+@pytest.mark.parametrize("with_head", [True, False], ids=["with its head", "the file alone"])
+def test_an_old_ledger_put_back_answers_nothing_not_even_what_it_had_sealed(tmp_path, with_head):
+    first, second = tiny_task(), tiny_task(round=2)
+    shop = tiny_shop(tmp_path)
+    assert isinstance(replied(shop, first), Release)
+    shop.ledger.close()
+    backup = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    shop = tiny_shop(tmp_path)
+    assert isinstance(replied(shop, second), Release)
+    known = shop.ledger.anchor
+    shop.ledger.close()
+    for name, content in backup.items():
+        (tmp_path / name).write_bytes(content)
+    if not with_head:
+        (tmp_path / "ledger.sqlite-head").unlink()
+
+    source = WatchedSource()
+    shop = tiny_shop(tmp_path, source=source)
+    before = file_entries(tmp_path)
+    for task in (first, second, tiny_task(round=3)):
+        assert answer(task.to_wire(), shop, anchor=known) == refused(RefusalCode.LEDGER, task)
+    assert (source.windows, file_entries(tmp_path)) == ([], before)
+
+
+def test_a_ledger_begun_anew_answers_nothing_whatever_its_new_budget(tmp_path):
+    shop = tiny_shop(tmp_path)
+    assert isinstance(replied(shop, tiny_task()), Release)
+    known = shop.ledger.anchor
+    (tmp_path / "anew").mkdir()
+    for budget in (50.0, 500.0):
+        shop = tiny_shop(tmp_path / "anew", budget=budget)
+        task = tiny_task(round=2)
+        assert answer(task.to_wire(), shop, anchor=known) == refused(RefusalCode.LEDGER, task)
+        assert shop.ledger.charges() == []
+        (tmp_path / "anew" / "ledger.sqlite-head").unlink()
+        shop.ledger.close()
+        (tmp_path / "anew" / "ledger.sqlite").unlink()
+
+
+def test_an_anchor_of_another_lineage_says_nothing_about_this_ledger(tmp_path):
+    other = Anchor(ledger="0" * 64, seq=99, hash="0" * 64)
+    assert isinstance(answer(tiny_task().to_wire(), tiny_shop(tmp_path), anchor=other), Release)
+
+
+# When it is answered.
+
+
+class Clock:
+    """Seconds that pass in sleep, and in whatever is made to take some."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.25
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.now += max(seconds / 2, 1e-3)  # woken early, as a sleep may be
+
+    def taking(self, seconds: float, then: BaseException | None = None) -> Any:
+        def takes() -> None:
+            self.now += seconds
+            if then is not None:
+                raise then
+
+        return takes
+
+
+@pytest.mark.parametrize(("training", "answered"), [(0.0, 5.0), (0.1, 5.0), (4.9, 5.0), (5.1, 10.0), (23.0, 25.0)])
+@pytest.mark.parametrize("error", [None, BadOrdersError("bad", place="orders.csv")], ids=["release", "failure"])
+def test_a_task_is_answered_at_a_whole_multiple_whatever_it_took_and_whatever_became_of_it(
+    tmp_path, training, answered, error
+):
+    clock = Clock()
+    shop = tiny_shop(tmp_path, source=WatchedSource(on_read=clock.taking(training, then=error)))
+    task, came = tiny_task(answer_every_seconds=5.0), clock.now
+    reply = answer(task.to_wire(), shop, clock=clock, sleep=clock.sleep)
+    assert isinstance(reply, Refusal if error else Release)
+    assert clock.now - came == pytest.approx(answered, abs=2e-3)
+    answer(task.to_wire(), shop, clock=clock, sleep=clock.sleep)  # the repeat too
+    assert (clock.now - came) % 5 == pytest.approx(0, abs=4e-3)
+
+
+def test_a_plan_may_want_its_answer_at_once(tmp_path):
+    clock = Clock()
+    shop = tiny_shop(tmp_path, source=WatchedSource(on_read=clock.taking(0.7)))
+    assert isinstance(answer(tiny_task().to_wire(), shop, clock=clock, sleep=raiser(AssertionError())), Release)
+
+
+def test_a_plan_that_nobody_agreed_to_makes_nobody_wait(tmp_path):
+    shop, task = tiny_shop(tmp_path), tiny_task(answer_every_seconds=3600.0)
+    shop.agreed = raiser(NotApprovedError("not yet"))
+    reply = answer(task.to_wire(), shop, clock=Clock(), sleep=raiser(AssertionError()))
+    assert reply == refused(RefusalCode.NOT_APPROVED, task)
 
 
 # What leaves.

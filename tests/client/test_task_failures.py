@@ -4,7 +4,7 @@ from collections.abc import Callable
 import pytest
 
 import client.task
-from client.ledger import SealedReplyGoneError
+from client.ledger import PlanUsedUpError, SealedReplyGoneError
 from client.shop import Shop
 from client.task import answer
 from pp_model.errors import (
@@ -13,12 +13,14 @@ from pp_model.errors import (
     BadOrdersError,
     BudgetExceededError,
     ConfigError,
+    ExpiredError,
     LedgerError,
+    NotApprovedError,
     PolicyError,
     ProtocolError,
     PurchasePowerError,
 )
-from pp_model.protocol import Refusal, RefusalCode, Release, Task
+from pp_model.protocol import Anchor, Refusal, RefusalCode, Release, Task
 from tests.support.shops import (
     CANARIES,
     CANARY_TEXT,
@@ -28,6 +30,7 @@ from tests.support.shops import (
     tiny_task,
 )
 
+NOT_OURS = Anchor(ledger="0" * 64, seq=0, hash="0" * 64)
 REFUSAL_KEYS = {"version", "kind", "task", "code"}
 
 ANY_ERROR = [
@@ -42,6 +45,8 @@ ANY_ERROR = [
             LedgerError,
             SealedReplyGoneError,
             PolicyError,
+            NotApprovedError,
+            ExpiredError,
             ProtocolError,
             PurchasePowerError,
             ArithmeticError,
@@ -94,6 +99,10 @@ def break_training(_: Shop, error: BaseException, patch: pytest.MonkeyPatch) -> 
     patch.setattr(client.task, "train_locally", raiser(error))
 
 
+def break_agreed(shop: Shop, error: BaseException, _: pytest.MonkeyPatch) -> None:
+    shop.agreed = raiser(error)
+
+
 def break_ledger(method: str) -> Callable[[Shop, BaseException, pytest.MonkeyPatch], None]:
     def break_method(shop: Shop, error: BaseException, patch: pytest.MonkeyPatch) -> None:
         patch.setattr(shop.ledger, method, raiser(error))
@@ -105,12 +114,13 @@ PLACES = {
     "source": break_source,
     "secret": break_secret,
     "training": break_training,
-    **{f"ledger-{method}": break_ledger(method) for method in ("sealed", "charge", "seal")},
+    "agreed": break_agreed,
+    **{f"ledger-{method}": break_ledger(method) for method in ("check_anchor", "sealed", "charge", "seal")},
 }
 
 
 def replied(shop: Shop, task: Task) -> Release | Refusal:
-    return answer(task.to_wire(), shop)
+    return answer(task.to_wire(), shop, anchor=NOT_OURS)
 
 
 class MachineDownError(BaseException):
@@ -153,6 +163,9 @@ def test_whatever_fails_the_answer_is_a_code_of_the_list_and_nothing_else(tmp_pa
         (BudgetExceededError(spent=1, needed=2, budget=1), RefusalCode.BUDGET),
         (LedgerError("damaged"), RefusalCode.LEDGER),
         (PolicyError("no"), RefusalCode.POLICY),
+        (PlanUsedUpError(plan="f" * 64, charged=3, most_tasks=3), RefusalCode.POLICY),
+        (NotApprovedError("no"), RefusalCode.NOT_APPROVED),
+        (ExpiredError("late"), RefusalCode.EXPIRED),
         (ArraysError("nan"), RefusalCode.BAD_TASK),
         (ProtocolError("version"), RefusalCode.BAD_TASK),
         (BadOrdersError("bad", place="orders.csv"), RefusalCode.UNAVAILABLE),

@@ -1,3 +1,4 @@
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +158,64 @@ def test_initial_arrays_that_are_not_the_plans_are_refused(tmp_path):
 def test_trainable_arrays_that_the_model_has_not_are_refused(tmp_path, trainable):
     with pytest.raises(ConfigError, match="is not in the initial arrays"):
         settings(tmp_path, trainable=trainable)
+
+
+NAMES = {11: "bakery", 12: "florist"}
+
+
+def test_only_merchants_that_may_be_asked_are_and_the_registry_names_those_who_released(tmp_path):
+    asked = []
+    run(
+        settings(tmp_path, rounds=2, merchants=lambda: {12: "florist", 99: "not connected"}),
+        on_round=lambda messages, _: asked.append([message.metadata.dst_node_id for message in messages]),
+    )
+    assert asked == [[12], [12]]
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        assert [entry.merchants for entry in registry.rounds(1)] == [("florist",)] * 2
+
+
+def test_who_may_be_asked_is_looked_up_anew_in_every_round(tmp_path):
+    lives = iter([NAMES, {11: "bakery"}, NAMES])
+    run(settings(tmp_path, rounds=3, merchants=lambda: next(lives)))
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        names = [entry.merchants for entry in registry.rounds(1)]
+    assert names == [("bakery", "florist"), ("bakery",), ("bakery", "florist")]
+
+
+def test_an_offender_is_named_and_its_release_is_not_among_those_used(tmp_path):
+    def answer(task, node):
+        return Release(task=task.fingerprint, update=filled(np.nan if node == 12 else 1.0)).to_wire()
+
+    run(settings(tmp_path, rounds=1, merchants=lambda: NAMES), answer=answer)
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        (entry,) = registry.rounds(1)
+    assert (entry.merchants, entry.offenders) == (("bakery",), {"florist": "not_finite"})
+
+
+def test_each_round_is_recorded_with_the_digest_of_its_checkpoint(tmp_path):
+    wanted = settings(tmp_path, rounds=3, keep_checkpoints=None)
+    run(wanted)
+    files = [sha256(path.read_bytes()).hexdigest() for path in sorted(wanted.checkpoints.iterdir())]
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        assert [entry.checkpoint for entry in registry.checkpointed_rounds(wanted.plan.fingerprint)] == files
+
+
+def test_a_model_is_signed_before_its_run_is_finished(tmp_path):
+    seen = []
+
+    def sign(registry, model):
+        seen.append((model, registry.runs()[-1][3]))
+
+    run(settings(tmp_path, sign=sign))
+    assert seen == [(1, "running")]
+
+
+def test_a_model_that_could_not_be_signed_is_signed_when_the_run_is_resumed(tmp_path):
+    def fails(registry, model):
+        raise MachineDownError
+
+    with pytest.raises(MachineDownError):
+        run(settings(tmp_path, sign=fails))
+    signed, asked = [], []
+    run(settings(tmp_path, sign=lambda _, model: signed.append(model)), on_round=lambda *_: asked.append(1))
+    assert (signed, asked) == ([1], [])

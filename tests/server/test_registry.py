@@ -119,3 +119,94 @@ def test_the_file_is_in_write_ahead_mode(tmp_path):
     database = sqlite3.connect(tmp_path / "sub" / "registry.sqlite")
     assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     database.close()
+
+
+def test_an_offender_is_kept_by_name_and_those_who_released_too(tmp_path):
+    rejections = {NODE: RejectionCode.NOT_FINITE, 9: RejectionCode.NO_REPLY}
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        run = registry.start_run(PLAN, first_round=1)
+        names = {NODE: "florist", 5: "bakery", 4: "café [x]"}
+        registry.record_round(run, outcome(rejections=rejections), seconds=1.0, completed=[5, 4], names=names)
+        (record,) = registry.rounds(run)
+    assert record.offenders == {"florist": "not_finite", "9": "no_reply"}
+    assert record.merchants == ("bakery", "café [x]")
+
+
+def test_the_rounds_that_made_a_model_are_the_last_of_each_number_that_left_a_state(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        first = registry.start_run(PLAN, first_round=1)
+        registry.record_round(first, outcome(round=1), seconds=1.0)
+        registry.record_checkpoint(first, 1, "a")
+        registry.record_round(first, outcome(round=2, void=True), seconds=1.0)
+        registry.record_round(first, outcome(round=2), seconds=1.0)  # and then it died, without a checkpoint
+        second = registry.start_run(PLAN, first_round=2)
+        registry.record_round(second, outcome(round=2), seconds=2.0)
+        registry.record_checkpoint(second, 2, "b")
+        other = registry.start_run(tiny_plan(rounds=9), first_round=1)
+        registry.record_round(other, outcome(round=1), seconds=1.0)
+        registry.record_checkpoint(other, 1, "c")
+        rounds = registry.checkpointed_rounds(PLAN.fingerprint)
+        assert [(entry.round, entry.seconds, entry.checkpoint) for entry in rounds] == [(1, 1.0, "a"), (2, 2.0, "b")]
+
+
+def test_a_run_that_never_said_how_it_ended_failed_when_the_next_begins(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        registry.start_run(PLAN, first_round=1)
+        registry.start_run(tiny_plan(rounds=9), first_round=1)
+        registry.start_run(PLAN, first_round=2)
+        assert [run.state for run in registry.run_records()] == ["failed", "running", "running"]
+
+
+def test_a_run_shows_how_far_it_came(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        run = registry.start_run(PLAN, first_round=4)
+        assert registry.run_records()[0].last_round == 3
+        registry.record_round(run, outcome(round=4), seconds=1.0)
+        registry.record_round(run, outcome(round=5, void=True), seconds=1.0)
+        record = registry.run_records()[0]
+        assert (record.plan_id, record.rounds, record.first_round, record.last_round) == ("tiny", 3, 4, 4)
+
+
+def test_the_news_are_the_rounds_since_the_last_look(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        run = registry.start_run(PLAN, first_round=1)
+        registry.record_round(run, outcome(round=1), seconds=1.0)
+        ((last, _, _),) = registry.rounds_after(0)
+        assert registry.rounds_after(last) == []
+        registry.record_round(run, outcome(round=2), seconds=1.0)
+        assert [(number, entry.round) for _, number, entry in registry.rounds_after(last)] == [(run, 2)]
+
+
+def test_merchants_get_signed_models_alone_newest_first_and_what_was_signed_stays(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        run = registry.start_run(PLAN, first_round=1)
+        first = published(registry, run, sha256="a" * 64, file="m1")
+        second = published(registry, run, sha256="b" * 64, file="m2")
+        published(registry, run, sha256="c" * 64)
+        for model, manifest in ((first, b"one"), (second, b"two"), (first, b"changed")):
+            registry.sign_model(model, manifest, f"card{model}")
+        assert registry.manifests() == [b"two", b"one"]
+        assert registry.manifest(first) == b"one"
+        assert [model.signed for model in registry.models()] == [True, True, False]
+        assert [str(registry.published_file("b" * 64, which)) for which in ("model", "card")] == ["m2", f"card{second}"]
+        assert registry.published_file("c" * 64, "model") is None
+
+
+def test_a_registry_of_an_earlier_version_is_brought_up_to_date(tmp_path):
+    path = tmp_path / "registry.sqlite"
+    with Registry(path) as registry:
+        run = registry.start_run(PLAN, first_round=1)
+        registry.record_round(run, outcome(rejections={7: RejectionCode.NORM}), seconds=1.0)
+        published(registry, run)
+    database = sqlite3.connect(path)
+    added = {"rounds": ["merchants", "checkpoint"], "rejections": ["merchant"], "models": ["manifest", "card_file"]}
+    for table, columns in added.items():
+        for column in columns:
+            database.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+    database.close()
+    with Registry(path) as registry:
+        (record,) = registry.rounds(run)
+        assert (record.merchants, record.checkpoint, record.offenders) == ((), "", {"7": "norm"})
+        (model,) = registry.models()
+        registry.sign_model(model.id, b"signed", "card")
+        assert registry.manifests() == [b"signed"]

@@ -18,7 +18,8 @@ from scipy import stats
 
 from pp_model.accounting import epsilon_spent
 from pp_model.dp_step import CustomerRows
-from pp_model.model import ModelSpec, load_model
+from pp_model.model import load_model
+from pp_model.model_spec import ModelSpec
 from pp_model.plan import TrainingPlan
 from pp_model.randomness import SystemSource
 from pp_model.serialization import Arrays

@@ -10,7 +10,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from pp_model.features import FEATURE_NAMES, TOKEN_SIZES, Examples
-from pp_model.model import ModelSpec, fresh_arrays
+from pp_model.model import fresh_arrays
+from pp_model.model_spec import ModelSpec
 from pp_model.schema import EventType, Order, OrderLog
 from pp_model.serialization import Arrays
 from simulations.merchants import ShopTraits, synthetic_shop

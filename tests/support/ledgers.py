@@ -18,6 +18,7 @@ from pp_model.errors import BudgetExceededError
 
 LINEAGE = Lineage(merchant="bakery", population="customers of the web shop", period="2024")
 LIFE = ("a", "b", "c")
+PLAN = "f" * 64
 
 
 def event(num_steps: int, **changes: float) -> PrivacyEvent:
@@ -57,7 +58,7 @@ def payload_of(task: str) -> bytes:
 def live(ledger: PrivacyLedger, diary: Path) -> None:
     """Charges and seals every task of `LIFE`, and writes in the diary what each call has promised."""
     for task in LIFE:
-        ledger.charge(task, event(10))
+        ledger.charge(task, event(10), plan=PLAN, most_tasks=None)
         _write(diary, f"charged {task}")
         ledger.seal(task, payload_of(task))
         _write(diary, f"sealed {task}")
@@ -106,7 +107,7 @@ def _race(path: Path, name: str, budget: float) -> None:
     got = 0
     with ledger_of_steps(path, budget=budget) as ledger, contextlib.suppress(BudgetExceededError):
         while True:
-            ledger.charge(f"{name}-{got}", event(1))
+            ledger.charge(f"{name}-{got}", event(1), plan=PLAN, most_tasks=None)
             got += 1
     print(got)
 

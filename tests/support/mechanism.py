@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pp_model.model import ENCODERS, ModelSpec
+from pp_model.model_spec import ENCODERS, ModelSpec
 from pp_model.randomness import SystemSource
 
 SPECS = [ModelSpec(encoder=e, hidden=(6, 4), trainable=t) for e in ENCODERS for t in ("readout", "all")]

@@ -7,7 +7,7 @@ import datetime as dt
 from typing import Any
 
 from pp_model.features import FeatureSpec
-from pp_model.model import ModelSpec
+from pp_model.model_spec import ModelSpec
 from pp_model.plan import DpSgdPlan, ServerPlan, TrainingPlan
 
 _DP = DpSgdPlan(sample_rate=0.5, noise_multiplier=1.0, max_grad_norm=1.0, num_steps=1)

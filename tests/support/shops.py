@@ -19,7 +19,8 @@ from client.ledger import open_ledger
 from client.policy import Policy
 from client.shop import Shop
 from client.sources import DataContract, MemorySource, OrderChunk
-from pp_model.model import ENCODERS, fresh_arrays, load_model, model_arrays
+from pp_model.model import fresh_arrays, load_model, model_arrays
+from pp_model.model_spec import ENCODERS
 from pp_model.plan import TrainingPlan
 from pp_model.protocol import Task
 from pp_model.schema import EventType, Order, OrderLog, Window, order_log
