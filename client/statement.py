@@ -48,6 +48,7 @@ class PrivacyStatement:
     max_grad_norm: float
     rounds: int
     steps_per_round: int
+    answer_every_seconds: float
     plan_epsilon: Mapping[int, float]
     plan_epsilon_rdp: float
     spent_steps: int
@@ -62,8 +63,8 @@ class PrivacyStatement:
         """Plain values for JSON, labels included; an infinite epsilon is the text "inf", which JSON can hold."""
         plain: dict[str, Any] = {**to_mapping(self), "private": self.private}
         for key in ("plan_epsilon", "spent_epsilon"):
-            plain[key] = {count: _plain(epsilon) for count, epsilon in plain[key].items()}
-        return {**plain, "plan_epsilon_rdp": _plain(self.plan_epsilon_rdp)}
+            plain[key] = {count: plain_epsilon(epsilon) for count, epsilon in plain[key].items()}
+        return {**plain, "plan_epsilon_rdp": plain_epsilon(self.plan_epsilon_rdp)}
 
     def paragraphs(self) -> list[tuple[str, str]]:
         """Headings and texts in the order in which they should be read."""
@@ -94,6 +95,7 @@ def privacy_statement(plan: TrainingPlan, *, spent_events: Iterable[PrivacyEvent
         max_grad_norm=plan.dp.max_grad_norm,
         rounds=plan.rounds,
         steps_per_round=plan.dp.num_steps,
+        answer_every_seconds=plan.answer_every_seconds,
         plan_epsilon=epsilon_by_merchants(plan.events, delta=plan.delta),
         plan_epsilon_rdp=rdp_epsilon(plan.events, delta=plan.delta) if private else math.inf,
         spent_steps=sum(event.num_steps for event in spent),
@@ -140,10 +142,10 @@ def _guarantee(s: PrivacyStatement) -> list[tuple[str, str]]:
 
 
 def _at(epsilon: Mapping[int, float], delta: float) -> str:
-    several = ", ".join(f"{_number(value)} for {count}" for count, value in epsilon.items() if count > 1)
+    several = ", ".join(f"{epsilon_text(value)} for {count}" for count, value in epsilon.items() if count > 1)
     return (
-        f"epsilon {_number(epsilon[1])} at delta {delta:g} for a customer of this one shop and, at the same delta, "
-        f"for a person who is a customer of several federated shops: {several} shops"
+        f"epsilon {epsilon_text(epsilon[1])} at delta {delta:g} for a customer of this one shop and, at the same "
+        f"delta, for a person who is a customer of several federated shops: {several} shops"
     )
 
 
@@ -183,14 +185,14 @@ def _mechanism(s: PrivacyStatement) -> tuple[str, str]:
 def _accounting(s: PrivacyStatement) -> tuple[str, str]:
     cross_check = (
         f" For the whole run, at one shop and delta {s.delta:g}, the cross-check gives epsilon "
-        f"{_number(s.plan_epsilon_rdp)}, against the {_number(s.plan_epsilon[1])} reported here."
+        f"{epsilon_text(s.plan_epsilon_rdp)}, against the {epsilon_text(s.plan_epsilon[1])} reported here."
         if math.isfinite(s.plan_epsilon_rdp)
         else ""
     )
     return "How it is counted", (
         f"Accountant: {s.accountant}.{cross_check} Every step of every round is charged in a ledger on the merchant's "
-        "machine before the orders are read. Nothing is ever refunded, and a repeated request gets the same reply "
-        "again instead of a new one."
+        "machine before it is computed from the orders. Nothing is ever refunded, and a repeated request gets the same "
+        "reply again instead of a new one."
     )
 
 
@@ -199,19 +201,28 @@ def _what_leaves(s: PrivacyStatement) -> tuple[str, str]:
     return "What leaves the merchant", (
         f"For each round, one of two things. Either one model update, made of the {steps} described above and of "
         "nothing else, with the fingerprint of the task it answers. Or a refusal, which is one code of a fixed list: "
-        f"{', '.join(code.value for code in RefusalCode)}. Nothing else: no order, no customer, no count of either, "
-        "no loss or other measure of quality, no text of an error. The updates are seen by the platform; the model "
-        "made of them is seen by all merchants, and by whoever the platform gives it to."
+        f"{', '.join(code.value for code in RefusalCode)}. Beside either goes the anchor of the ledger, two hashes "
+        "and the number of its last entry: it says how often the merchant was charged, which the platform knows, and "
+        "shows up a ledger that was put back. Before a run, the platform is told of each plan that it waits, is "
+        "approved or is refused, with one code of another fixed list. Nothing else: no order, no customer, no count of "
+        "either, no loss or other measure of quality, no text of an error. The updates are seen by the platform; the "
+        "model made of them is seen by all merchants, and by whoever the platform gives it to."
     )
 
 
-def _what_is_assumed(_: PrivacyStatement) -> tuple[str, str]:
+def _what_is_assumed(s: PrivacyStatement) -> tuple[str, str]:
+    coarse = (
+        f", of which nothing finer than {s.answer_every_seconds:g} seconds is visible,"
+        if s.answer_every_seconds
+        else ""
+    )
     return "What is assumed", (
         "(1) Who was drawn, and which noise was added, stay secret; both come from the operating system's "
         "cryptographic generator and are not kept. (2) One person is one customer number: a person with several "
         "accounts counts as several customers, and is protected less. (3) The merchant runs the released program, "
-        "unchanged, and does not put back an old ledger. (4) How long the merchant takes to answer, and whether it "
-        "answers, tells nothing about one customer. (5) The number of customers that the merchant declares is a "
+        "unchanged, and does not put back an old ledger (one that is older than what the platform has seen is "
+        f"noticed, and nothing is answered). (4) How long the merchant takes to answer{coarse} and whether it answers, "
+        "tells nothing about one customer. (5) The number of customers that the merchant declares is a "
         "public lower bound, and is not counted from its orders."
     )
 
@@ -232,7 +243,8 @@ def _rounded_up(epsilon: float) -> float:
     return math.ceil(epsilon * 100 - 1e-9) / 100
 
 
-def _number(epsilon: float) -> str:
+def epsilon_text(epsilon: float) -> str:
+    """To two digits, rounded up: a promise is not made smaller by printing it."""
     return f"{_rounded_up(epsilon):.2f}" if math.isfinite(epsilon) else "infinite (no bound)"
 
 
@@ -241,5 +253,6 @@ def _share(probability: float) -> str:
     return f"{min(100.0, math.ceil(probability * 1000) / 10):g}"
 
 
-def _plain(epsilon: float) -> float | str:
+def plain_epsilon(epsilon: float) -> float | str:
+    """For JSON, which has no infinity."""
     return epsilon if math.isfinite(epsilon) else "inf"

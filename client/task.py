@@ -79,8 +79,10 @@ def _paid_bytes(task: Task, shop: Shop) -> bytes:
     check_plan(task.plan, shop.policy)
     check_arrays(task.arrays, array_shapes(task.plan.model))  # before the charge: garbage must not cost budget
     shop.ledger.charge(task.fingerprint, task.plan.dp.event, plan=task.plan.fingerprint, most_tasks=task.plan.rounds)
+    began = time.monotonic()
     update = train_locally(task.arrays, shop.rows(task), task.plan, secret=shop.secret)
-    log.info("task trained", extra={"task": task.fingerprint[:12], "round": task.round})
+    seconds = round(time.monotonic() - began, 3)
+    log.info("task trained", extra={"task": task.fingerprint[:12], "round": task.round, "seconds": seconds})
     return shop.ledger.seal(task.fingerprint, seal(Release(task=task.fingerprint, update=update)))
 
 

@@ -79,8 +79,11 @@ def noise_multiplier_for(*, epsilon: float, delta: float, sample_rate: float, nu
     Returns 0.0 (no noise, no privacy) exactly when `epsilon` is infinite.
 
     Raises:
-        AccountingError: `epsilon` is not above 0, or out of reach with a noise multiplier up to 10,000.
+        AccountingError: no step is taken, `epsilon` is not above 0, or out of reach with a noise multiplier up to
+            10,000.
     """
+    if num_steps < 1:
+        raise AccountingError(f"num_steps is {num_steps}; what takes no step needs no noise: ask for 1 or more")
     if epsilon == math.inf:
         return 0.0
 

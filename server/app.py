@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from server.checkpoints import KEEP, load_latest, save_checkpoint
 from server.model_card import publish_model
 from server.registry import Registry
 from server.rounds import RoundOutcome, TrainingState, initial_state
-from server.strategy import PurchasePowerStrategy
+from server.strategy import AnchorBook, PurchasePowerStrategy
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,9 @@ class ServerSettings:
         registry: SQLite file.
         parent_model: id in the registry of the model that `initial` is, if it is one.
         keep_checkpoints: how many of the last rounds to keep; None keeps them all.
+        merchants: the name of each node that may be asked, looked up anew in every round; None: all that are connected.
+        anchors: how far each merchant's ledger was when last seen; None: nobody keeps count.
+        sign: called with the id of the published model, before the run is finished.
     """
 
     plan: TrainingPlan
@@ -42,6 +46,9 @@ class ServerSettings:
     registry: Path
     parent_model: int | None = None
     keep_checkpoints: int | None = KEEP
+    merchants: Callable[[], Mapping[int, str]] | None = None
+    anchors: AnchorBook | None = None
+    sign: Callable[[Registry, int], None] | None = None
 
     def __post_init__(self) -> None:
         if fingerprint(self.initial) != self.plan.init_fingerprint:
@@ -83,13 +90,32 @@ def train_and_publish(grid: Grid, settings: ServerSettings) -> int:
     with Registry(settings.registry) as registry:
         run = registry.start_run(plan, first_round=state.round + 1)
 
+        names: dict[int, str] = {}  # of all who were ever asked: who is removed in the middle of a round keeps its name
+
+        def merchants() -> Mapping[int, str]:
+            current = settings.merchants() if settings.merchants else {}
+            names.update(current)
+            return current
+
         def record(outcome: RoundOutcome, seconds: float) -> None:
-            registry.record_round(run, outcome, seconds=seconds)
+            unused = {*outcome.refusals, *outcome.rejections}
+            asked = [message.metadata.dst_node_id for message in strategy._asked]
+            completed = [node for node in asked if node not in unused]
+            registry.record_round(run, outcome, seconds=seconds, completed=completed, names=names)
 
         def save(state: TrainingState) -> None:
-            save_checkpoint(settings.checkpoints, state, plan, keep=settings.keep_checkpoints)
+            path = save_checkpoint(settings.checkpoints, state, plan, keep=settings.keep_checkpoints)
+            registry.record_checkpoint(run, state.round, hashlib.sha256(path.read_bytes()).hexdigest())
 
-        strategy = PurchasePowerStrategy(plan=plan, state=state, trainable=settings.trainable, record=record, save=save)
+        strategy = PurchasePowerStrategy(
+            plan=plan,
+            state=state,
+            trainable=settings.trainable,
+            record=record,
+            save=save,
+            merchants=merchants if settings.merchants else None,
+            anchors=settings.anchors,
+        )
         try:
             strategy.summary()
             final = strategy.start(grid)
@@ -102,6 +128,8 @@ def train_and_publish(grid: Grid, settings: ServerSettings) -> int:
                 merchants=registry.largest_cohort(plan),
                 parent=settings.parent_model,
             )
+            if settings.sign:
+                settings.sign(registry, model)
         except BaseException:
             registry.end_run(run, "failed")
             raise

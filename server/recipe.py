@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pp_model.accounting import noise_multiplier_for
 from pp_model.features import FeatureSpec, training_cutoffs
-from pp_model.model import PRESETS, Encoder, ModelSpec
+from pp_model.model_spec import PRESETS, Encoder, ModelSpec
 from pp_model.plan import DpSgdPlan, ServerPlan, TrainingPlan
 from pp_model.serialization import Arrays, fingerprint
 

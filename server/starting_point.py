@@ -6,7 +6,8 @@ from importlib import resources
 from pathlib import Path
 
 from pp_model.errors import ArraysError, CheckpointError
-from pp_model.model import Encoder, ModelSpec, array_shapes, fresh_arrays
+from pp_model.model import array_shapes, fresh_arrays
+from pp_model.model_spec import Encoder, ModelSpec
 from pp_model.serialization import Arrays, check_arrays, from_safetensors
 
 

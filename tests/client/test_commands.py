@@ -20,6 +20,7 @@ from daemons.exit_codes import Exit
 from pp_model.accounting import PrivacyEvent, epsilon_spent, noise_multiplier_for
 from pp_model.model import fresh_arrays
 from pp_model.plan import TrainingPlan
+from pp_model.serialization import to_safetensors
 from tests.support.market import HOUR, Market, market, market_plan
 from tests.support.plans import tiny_dp
 
@@ -285,6 +286,7 @@ def broken(change: str) -> dict[str, Any]:
     return {
         "another signer": {"key": SigningKey.generate()},
         "another file": {"served": b"something else"},
+        "another model of the same plan": {"served": to_safetensors(arrays, {"kind": "model", "plan": plan.to_json()})},
         "another plan": {"signed_plan": market_plan(rounds=2)},
         "not a number": {"arrays": {**arrays, name: np.full_like(arrays[name], np.nan)}},
         "another shape": {"arrays": {**arrays, name: np.zeros((3, 3, 3), np.float32)}},
@@ -294,7 +296,10 @@ def broken(change: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "change",
-    ["another signer", "another file", "another plan", "not a number", "another shape", "an array too many"],
+    [
+        *("another signer", "another file", "another model of the same plan", "another plan"),
+        *("not a number", "another shape", "an array too many"),
+    ],
 )
 def test_a_model_that_is_not_what_was_signed_is_not_kept(place, pp_client, change):
     place.publish(market_plan(), **broken(change))
@@ -303,6 +308,13 @@ def test_a_model_that_is_not_what_was_signed_is_not_kept(place, pp_client, chang
     assert "Traceback" not in err
     models = place.settings.paths.models
     assert not models.exists() or list(models.iterdir()) == []
+
+
+def test_a_model_with_another_card_is_not_kept(place, pp_client):
+    place.publish(market_plan())
+    (place.registry.parent / "card.md").write_text("# Safe for everything\n")
+    assert pp_client("pull")[0] == Exit.INTEGRITY
+    assert list(place.settings.paths.models.iterdir()) == []
 
 
 def test_a_model_that_was_changed_here_is_noticed_and_left(place, pp_client):

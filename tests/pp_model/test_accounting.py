@@ -318,3 +318,9 @@ def test_calibration_takes_seconds_not_minutes():
     start = time.process_time()
     noise_multiplier_for(epsilon=2.345, delta=DELTA, sample_rate=0.5, num_steps=100)
     assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("num_steps", [0, -1])
+def test_what_takes_no_step_has_no_noise_to_be_found(num_steps):
+    with pytest.raises(AccountingError, match="1 or more"):
+        noise_multiplier_for(epsilon=1.0, delta=1e-5, sample_rate=0.5, num_steps=num_steps)

@@ -21,7 +21,8 @@ from pp_model import dp_step
 from pp_model.dp_step import CustomerRows, clipped_gradient_sum, noised_sum, trainable
 from pp_model.features import Examples
 from pp_model.loss import ziln_loss
-from pp_model.model import ModelSpec, load_model
+from pp_model.model import load_model
+from pp_model.model_spec import ModelSpec
 from pp_model.randomness import SystemSource
 from pp_model.train import customer_rows
 from simulations.seeded import SeededSource

@@ -16,10 +16,7 @@ from torch import Tensor
 from pp_model.errors import ArraysError, ConfigError
 from pp_model.features import CORE_FEATURES, FEATURE_NAMES, Examples
 from pp_model.model import (
-    ENCODERS,
     LOCATION_BOUND,
-    PRESETS,
-    ModelSpec,
     PurchasePowerModel,
     array_shapes,
     fresh_arrays,
@@ -27,6 +24,7 @@ from pp_model.model import (
     model_arrays,
     trainable_shapes,
 )
+from pp_model.model_spec import ENCODERS, PRESETS, ModelSpec
 from tests.support.examples import random_arrays, random_examples
 
 SPECS = [ModelSpec(encoder=e, hidden=(8, 4), trainable=t) for e in ENCODERS for t in ("readout", "all")]

@@ -18,7 +18,8 @@ from scipy import stats
 from pp_model.clipping import update_norm
 from pp_model.features import FEATURE_NAMES, Examples
 from pp_model.loss import ziln_loss
-from pp_model.model import ENCODERS, ModelSpec, load_model, trainable_shapes
+from pp_model.model import load_model, trainable_shapes
+from pp_model.model_spec import ENCODERS, ModelSpec
 from pp_model.plan import TrainingPlan
 from pp_model.randomness import SecretSource, SystemSource
 from pp_model.serialization import Arrays, shapes_of

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from server.chain import ChainError, head_of, make_chain, verify_chain
+from server.chain import ChainError, _hash, head_of, make_chain, verify_chain
 from server.registry import RoundRecord
 from tests.support.plans import tiny_plan
 
@@ -66,6 +66,16 @@ def test_no_value_of_a_chain_can_be_changed():
     assert len(changes) == 36
     for links in changes:
         with pytest.raises(ChainError):
+            check(links)
+
+
+def test_a_link_that_is_forged_with_its_hash_does_not_lead_to_the_signed_one():
+    for number in range(len(chain()) - 1):
+        links = chain()
+        link = links[number]
+        link["content"]["completions" if link["kind"] == "round" else "fingerprint"] = 99
+        link["hash"] = links[number + 1]["before"] = _hash(link["kind"], link["content"], link["before"])
+        with pytest.raises(ChainError, match=f"link {number + 2} of the chain was changed"):
             check(links)
 
 

@@ -225,6 +225,8 @@ def test_a_plan_is_never_written_over(tmp_path, capsys):
         ("may", ["--epsilon", "nan"]),
         ("may", ["--holdout", "soon"]),
         ("may", ["--rounds", "0"]),
+        ("may", ["--horizon-days", "0"]),
+        ("may", ["--declared-customers", "0"]),
         ("may", ["--delta", "0.5"]),
         ("may", ["--min-merchants", "0"]),
         ("may", ["--round-timeout", "nan"]),

@@ -147,13 +147,15 @@ def test_a_failure_is_kept_for_the_operator_and_flower_learns_nothing_of_it(tmp_
     assert "too few valid releases" in folder.failure_file.read_text()
 
 
-@pytest.mark.parametrize("file", ["offer-00000001.json", "init.safetensors"])
-def test_a_folder_that_was_tampered_with_trains_nothing(tmp_path, file):
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [("offer-00000001.json", b'"rounds":3', b'"rounds":2'), ("init.safetensors", b"\x00\x00", b"\x00\x01")],
+)
+def test_a_folder_that_was_tampered_with_trains_nothing(tmp_path, file, old, new):
     _, folder, plan = prepared(tmp_path)
     path = folder.path / file
-    data = bytearray(path.read_bytes())
-    data[-9] ^= 1
-    path.write_bytes(data)
+    before, _, after = path.read_bytes().rpartition(old)
+    path.write_bytes(before + new + after)
     client = merchants(plan)
     with pytest.raises(StoppedError):
         run(folder, client)

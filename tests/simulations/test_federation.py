@@ -104,9 +104,7 @@ def break_source_of(monkeypatch, name: str, *, times: int, error: BaseException)
         ),
     ],
 )
-def test_every_byte_from_a_merchant_is_a_trainable_array_a_word_or_the_ledgers_anchor(
-    tmp_path, wire, scenario
-):
+def test_every_byte_from_a_merchant_is_a_trainable_array_a_word_or_the_ledgers_anchor(tmp_path, wire, scenario):
     federated(tmp_path, scenario)
     assert len(wire) == 4 * 3  # rounds and merchants
     for sent, reply in wire:
@@ -160,7 +158,7 @@ def test_a_refusal_says_a_code_and_nothing_else(tmp_path, wire, monkeypatch):
 
 
 LOGGED = {
-    "task trained": {"task", "round"},
+    "task trained": {"task", "round", "seconds"},
     "task refused": {"task", "code", "error"},
     "run": {"plan", "round", "rounds"},
     "round done": {"round", "cohort", "completions", "refusals", "rejections", "seconds"},

@@ -7,14 +7,17 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 import client.cli
 import server.cli
+from agreement.offer import verify_offer
 from client.settings import MerchantSettings, load_settings
-from simulations.deployment import Deployment, DeploymentError, Program
+from server.home import PlatformHome
+from server.roster import Roster
+from simulations.deployment import Deployment, DeploymentError, Program, wait_until
 from tests.support.ledgers import entries
 from tests.support.orders import Row, write_csv
 from tests.support.shops import market_rows
@@ -146,3 +149,25 @@ def still_there(processes: Iterable[Process]) -> set[Process]:
 def with_product(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment with the product and these helpers on Python's path."""
     return {**environment, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [environment.get("PYTHONPATH")])])}
+
+
+def await_agreement(deployment: Deployment, plan: str, merchants: Iterable[str]) -> None:
+    """Offers the plan, and returns when all these merchants have approved it and are connected.
+
+    A run begins as soon as enough have; this is for a run that needs them all from its first round on.
+    """
+    home, wanted = PlatformHome(deployment.platform_home), set(merchants)
+    offer = verify_offer((home.plans / f"{plan}.offer.json").read_bytes(), home.verify_key())
+    with suppress(DeploymentError):  # that nobody has approved it yet
+        here("pp-server", "run", plan, "--wait", "0", "--home", str(home.root))
+
+    def ready() -> bool:
+        with Roster(home.registry) as roster:
+            approved = set(roster.approved_nodes(offer.id).values())
+        listed = json.loads(here("pp-server", "merchants", "list", "--json", "--home", str(home.root)))
+        online = {merchant["name"] for merchant in listed if merchant["state"] == "online"}
+        return wanted <= approved and wanted <= online
+
+    wait_until(
+        ready, RUN_SECONDS, what=f"{', '.join(sorted(wanted))} to take part in {plan}", log=deployment.server.log
+    )
