@@ -7,7 +7,7 @@ import io
 import zipfile
 
 SERVER_APP = "server.serverapp:app"  # as installed on the platform's host
-RUN_CONFIG = ("plan-directory",)  # what a run may be given; Flower takes no key that its bundle does not name
+RUN_CONFIG = ("plan",)  # what a run may be given; Flower takes no key that its bundle does not name
 _DATE = (1980, 1, 1, 0, 0, 0)
 _PYPROJECT = """\
 [project]

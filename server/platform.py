@@ -119,6 +119,7 @@ def _environment(home: PlatformHome) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "HOME": str(home.flower),
         "FLWR_HOME": str(home.flower),
+        "PP_SERVER_HOME": str(home.root.absolute()),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_LOG_LEVEL": "WARNING",  # else a line for every look at a run

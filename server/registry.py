@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pp_model.plan import TrainingPlan
-from server.rounds import RoundOutcome
+
+if TYPE_CHECKING:
+    from server.rounds import RoundOutcome  # which needs PyTorch; who only reads the registry does not
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS runs (

@@ -32,7 +32,8 @@ from server.registry import Registry
 from server.roster import Roster
 from server.run_folder import RunFolder
 
-PLAN_DIRECTORY = "plan-directory"  # the key of the run configuration
+PLAN = "plan"  # the key of the run configuration; merchants' nodes are told its value, so it is no path
+HOME = "PP_SERVER_HOME"  # the environment variable with the platform's folder
 
 OTHERS_SECONDS = 60.0  # for a process of an earlier run to notice that it is over
 
@@ -47,13 +48,12 @@ class StoppedError(Exception):
 
 
 def settings_for(context: Context) -> ServerSettings:
-    """What to train, out of the folder that the run configuration names.
+    """What to train: the plan that the run configuration names, out of the platform's folder.
 
     Raises:
         PurchasePowerError: the folder is not complete, or not signed by this platform.
     """
-    folder = RunFolder(Path(str(context.run_config[PLAN_DIRECTORY])))
-    home = PlatformHome(folder.path.parents[1])
+    home, folder = _home(), _folder(context)
     config = home.load_config()
     key = home.signing_key()
     offer = folder.offer(key.public)
@@ -131,8 +131,16 @@ def parent_of(registry: Path, plan: TrainingPlan) -> int | None:
     return None
 
 
+def _home() -> PlatformHome:
+    return PlatformHome(Path(os.environ[HOME]))
+
+
+def _folder(context: Context) -> RunFolder:
+    return RunFolder(_home().run_folder(str(context.run_config[PLAN])))
+
+
 def _main(grid: Grid, context: Context) -> None:
-    folder = RunFolder(Path(str(context.run_config[PLAN_DIRECTORY])))
+    folder = _folder(context)
     configure_log(folder.log_file, "INFO")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     torch.set_num_threads(1)

@@ -156,7 +156,7 @@ def _start(client: ControlClient, job: _Job, *, resume: bool, wait: float) -> in
         _end_stale(job)
         job.folder.prepare(job.offer, job.data, job.init)
         job.folder.failure_file.unlink(missing_ok=True)
-        number = client.start_run(stub_bundle(), {"plan-directory": str(job.folder.path)})
+        number = client.start_run(stub_bundle(), {"plan": job.folder.path.name})
         write_private(job.folder.flower_run_file, str(number).encode(), replace=True)
     return number
 

@@ -230,7 +230,7 @@ def test_the_operator_registers_merchants_and_starts_and_stops_runs(operator, tm
     assert error.value.reason == "refused"
     operator.unregister(node)
     assert node not in [each.node_id for each in operator.nodes()]
-    run = operator.start_run(stub_bundle(), {"plan-directory": "/x"})
+    run = operator.start_run(stub_bundle(), {"plan": "/x"})
     assert operator.run_status(run).status == "pending"
     operator.stop_run(run)
     assert operator.run_status(run) == RunStatus(status="finished", outcome="stopped", details="")
@@ -257,7 +257,7 @@ from pathlib import Path
 app = ServerApp()
 @app.main()
 def main(grid, context):
-    Path(str(context.run_config["plan-directory"]), "ran").write_text(__file__)
+    Path(str(context.run_config["plan"]), "ran").write_text(__file__)
 """
 
 
@@ -271,7 +271,7 @@ def test_a_run_of_the_stub_bundle_runs_the_installed_server_app(link, operator, 
         *("--root-certificates", str(link.ca_file)),
         *("--superexec-auth-secret-file", str(link.superexec_secret_file)),
     ]
-    run = operator.start_run(stub_bundle(), {"plan-directory": str(tmp_path)})
+    run = operator.start_run(stub_bundle(), {"plan": str(tmp_path)})
     with started(command, log=tmp_path / "superexec.log", home=tmp_path / "flower", path=[package.parent]) as process:
         wait_until(lambda: operator.run_status(run).status == "finished", process=process, timeout=60)
     status = operator.run_status(run)

@@ -11,7 +11,7 @@ from flwr.supercore.fab_format_version import normalize_and_validate_fab_format
 from server.bundle import RUN_CONFIG, SERVER_APP, stub_bundle
 
 # Changes with the bundle's text alone: a run's bundle can be told from any other by this.
-SHA256 = "aae5c9087843f9903a8d90e484b7807bf3a7e9a24db875d73c5890170316bb69"
+SHA256 = "e8fe0f1f38b2b2bba216a3f68f50f065773e20a121038beeeee96817424e5281"
 
 
 def files() -> dict[str, bytes]:
@@ -39,7 +39,7 @@ def test_flower_takes_the_bundle_and_the_keys_of_its_runs():
     valid, errors, warnings = validate_config(config, check_module=False)
     assert (valid, errors, warnings) == (True, [], [])
     normalize_and_validate_fab_format(config)
-    assert set(config["tool"]["flwr"]["app"]["config"]) == set(RUN_CONFIG) >= {"plan-directory"}
+    assert set(config["tool"]["flwr"]["app"]["config"]) == set(RUN_CONFIG) >= {"plan"}
     assert get_fab_metadata(stub_bundle()) == ("purchase-power/purchase-power-run", "1.0.0")
     assert len(stub_bundle()) < 2000 < FAB_MAX_SIZE
 

@@ -75,8 +75,10 @@ def merchants(plan, *, anchors=None, answer=None):
 def run(folder, client):
     with InProcessGrid(client, node_configs={node: {} for node in NODES}) as grid:
         context = grid.server_context()
-        context.run_config["plan-directory"] = str(folder.path)
-        app(grid, context)
+        context.run_config["plan"] = folder.path.name
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PP_SERVER_HOME", str(folder.path.parents[1]))
+            app(grid, context)
 
 
 def test_a_plan_ends_with_a_model_that_everybody_can_check(tmp_path, capsys):
