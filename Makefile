@@ -8,10 +8,10 @@ PARALLEL := -n auto --maxprocesses 8
 NONE_SELECTED := [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-e2e test-all check lock clean
+.PHONY: help setup demo demo-deploy test test-slow test-e2e test-all check lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: $(STAMP) ## make .venv with the pinned packages, nothing else
 
@@ -20,6 +20,9 @@ $(STAMP): requirements.lock requirements-torch.txt pyproject.toml scripts/setup.
 
 demo: $(STAMP) ## train eight synthetic merchants together; a table, and runs/demo/report.html
 	.venv/bin/pp-sim demo --out runs/demo
+
+demo-deploy: $(STAMP) ## a platform and three merchants as real processes train a short plan over TLS; runs/deploy
+	.venv/bin/pp-sim deploy --out runs/deploy
 
 test: $(STAMP) ## the fast tests: all but slow and e2e
 	$(PYTEST) $(PARALLEL) -m "not slow and not e2e" $(ARGS)

@@ -26,6 +26,7 @@ from flwr.proto.message_pb2 import ObjectTree
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, AcquireTaskResponse
 from flwr.proto.task_pb2 import Task
 from flwr.supercore import log
+from flwr.supercore.exit import register_signal_handlers
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
@@ -58,6 +59,7 @@ def tighten() -> None:
     look_often()
     serve_one_runner()
     end_when_a_thread_ends()
+    sign_off_whatever_comes()
 
 
 def _replace(module: ModuleType, name: str, new: object) -> None:
@@ -147,6 +149,19 @@ def end_when_a_thread_ends() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.excepthook = end
+
+
+def sign_off_whatever_comes() -> None:
+    """A second SIGTERM does not interrupt the sign-off, without which the platform refuses this node for a minute.
+
+    The kernel sends several when a supervisor with threads is killed. Flower would go back to dying at once.
+    """
+
+    def ignore_the_second(*arguments: Any, **rest: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what Flower goes back to after the first
+        register_signal_handlers(*arguments, **rest)
+
+    _replace(loop, "register_signal_handlers", ignore_the_second)
 
 
 def serve_one_runner() -> None:

@@ -99,7 +99,7 @@ def train_and_publish(grid: Grid, settings: ServerSettings) -> int:
 
         def record(outcome: RoundOutcome, seconds: float) -> None:
             unused = {*outcome.refusals, *outcome.rejections}
-            asked = [message.metadata.dst_node_id for message in strategy._asked]
+            asked = [message.metadata.dst_node_id for message in strategy.asked]
             completed = [node for node in asked if node not in unused]
             registry.record_round(run, outcome, seconds=seconds, completed=completed, names=names)
 

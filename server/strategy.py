@@ -70,7 +70,7 @@ class PurchasePowerStrategy(Strategy):
         self._trainable, self._record, self._save = trainable, record, save
         self._merchants, self._anchors = merchants, anchors
         self._task = ""
-        self._asked: list[Message] = []
+        self.asked: list[Message] = []
         self._began = 0.0
 
     # Flower's own `start` would take rounds, timeouts and arrays from its caller. Here they are the plan's, and nothing
@@ -104,7 +104,7 @@ class PurchasePowerStrategy(Strategy):
         task = Task(plan=self.plan, round=server_round, arrays=arrays_from_record(arrays))
         record = to_record(task.to_wire())
         self._task = task.fingerprint
-        self._asked = [
+        self.asked = [
             Message(
                 self._addressed(record, node),
                 node,
@@ -114,13 +114,13 @@ class PurchasePowerStrategy(Strategy):
             )
             for node in nodes
         ]
-        return self._asked
+        return self.asked
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The model after the round, or None where the round is void. Metrics: none, ever."""
-        by_node = replies_by_node(self._asked, replies)
+        by_node = replies_by_node(self.asked, replies)
         self._remember_anchors(by_node)
         outcome = collect(
             ((node, answer_of(by_node[node])) for node in by_node),

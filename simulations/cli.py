@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from pp_model.config import to_mapping
 from pp_model.errors import ConfigError, PurchasePowerError
-from pp_model.model import ENCODERS, PRESETS
+from pp_model.model_spec import ENCODERS, PRESETS
 from simulations.scenario import BASELINES, Scenario, load_scenario, merged, resolve, shipped_scenarios
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -63,6 +63,15 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for the run (default: %(default)s)")
     demo.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
     demo.set_defaults(force=True)
+    deploy = _command(
+        commands,
+        "deploy",
+        _deploy,
+        "a platform and three merchants as real processes, a minute or two",
+        "pp-sim deploy --out runs/deploy",
+    )
+    deploy.add_argument("--out", type=Path, default=Path("runs/deploy"), help="its folder (default: %(default)s)")
+    deploy.add_argument("--json", action="store_true", help="print the result as JSON, and the steps to stderr")
     _run_command(commands)
     compare = _command(
         commands, "compare", _compare, "one table of several runs", "pp-sim compare runs/a runs/b --baselines"
@@ -133,6 +142,17 @@ def _run_command(commands: Any) -> None:
 
 def _demo(args: argparse.Namespace) -> None:
     _simulate(load_scenario("demo", {}), args)
+
+
+def _deploy(args: argparse.Namespace) -> None:
+    from simulations.demo_deploy import deploy
+
+    try:
+        result = deploy(args.out, Console(stderr=args.json, highlight=False), as_json=args.json)
+    except KeyboardInterrupt:  # all that was started is stopped, and nothing of it can be continued
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    if args.json:
+        sys.stdout.write(json.dumps(result, allow_nan=False) + "\n")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -255,7 +275,7 @@ def _pretrain(args: argparse.Namespace) -> None:
 
     import torch
 
-    from pp_model.model import ModelSpec
+    from pp_model.model_spec import ModelSpec
     from simulations.pretrain import PretrainSpec, pretrain, save_init, synthetic_corpus
 
     torch.set_num_threads(1)  # sums in one order, so that the same command gives the same file

@@ -17,19 +17,34 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import httpx
 
 from pp_model.errors import PurchasePowerError
 
-STOP_SECONDS = 30.0
+STOP_SECONDS = 40.0
 READY_SECONDS = 90.0
 MODULES = {"pp-server": "server.cli", "pp-client": "client.cli"}
 
 
 class DeploymentError(PurchasePowerError):
-    """A program that failed or did not come up; the text says which, and holds the end of its log."""
+    """A program that failed or did not come up; the text says which, and holds what it printed or the end of its log.
+
+    Attributes:
+        exit_code: of a command that failed; None where no command ended.
+    """
+
+    def __init__(self, text: str, *, exit_code: int | None = None) -> None:
+        self.exit_code = exit_code
+        super().__init__(text)
+
+
+class Commands(Protocol):
+    """How a command of `pp-server` or `pp-client` is carried out."""
+
+    def __call__(self, program: str, *arguments: str, timeout: float = ...) -> str:
+        """See `run`."""
 
 
 @dataclass(kw_only=True)
@@ -84,12 +99,20 @@ class Program:
         except httpx.HTTPError:
             return False
 
+    def ask_to_stop(self) -> None:
+        """SIGTERM; returns at once."""
+        if self.process is not None and self.alive:
+            self.process.send_signal(signal.SIGTERM)
+
     def stop(self, *, seconds: float = STOP_SECONDS) -> int:
         """Asks it to end, kills it if it does not, and gives its exit code."""
+        self.ask_to_stop()
+        return self.wait(seconds)
+
+    def wait(self, seconds: float) -> int:
+        """The exit code of a program that was asked to end, or never started; after `seconds` it is killed."""
         if self.process is None:
             return 0
-        if self.alive:
-            self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -109,10 +132,11 @@ class Deployment:
     Args:
         root: an empty folder, or one that is made.
         platform: the platform's name.
+        commands: carries out the commands; `run` gives each a process of its own, as a shell does.
     """
 
-    def __init__(self, root: Path, *, platform: str = "fair") -> None:
-        self.root = root.resolve()
+    def __init__(self, root: Path, *, platform: str = "fair", commands: Commands | None = None) -> None:
+        self.root, self._commands = root.resolve(), commands or run
         self.root.mkdir(parents=True, exist_ok=True)
         self.port, self.merchants = free_port(), dict[str, Program]()
         self._ports = [free_port(), free_port()]
@@ -129,11 +153,14 @@ class Deployment:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for program in [*self.merchants.values(), self.server]:
-            if program.alive and program.process is not None:
-                program.process.send_signal(signal.SIGTERM)  # to all at once, then wait for each
-        for program in [*self.merchants.values(), self.server]:
-            program.stop()
+        self.stop()
+
+    def stop(self) -> dict[str, int]:
+        """Stops all programs that run; the exit code of each."""
+        programs = [*self.merchants.values(), self.server]
+        for program in programs:
+            program.ask_to_stop()  # all at once, then wait for each
+        return {program.name: program.wait(STOP_SECONDS) for program in programs}
 
     @property
     def platform_home(self) -> Path:
@@ -147,7 +174,7 @@ class Deployment:
     def make_platform(self, *flags: str) -> None:
         """`pp-server init`."""
         address = f"127.0.0.1:{self.port}"
-        run("pp-server", "init", str(self.platform_home), "--name", self._name, "--address", address,
+        self._commands("pp-server", "init", str(self.platform_home), "--name", self._name, "--address", address,
             "--listen", address, "--san", "localhost", *flags)  # fmt: skip
         http, grpc = (f'"127.0.0.1:{port}"' for port in self._ports)
         set_keys(self.platform_home / "server.toml", {"health_http": http, "health_grpc": grpc})
@@ -161,7 +188,9 @@ class Deployment:
         """
         home = self.merchant_home(name)
         invitation = str(self.platform_home / "invitation.toml")
-        run("pp-client", "init", str(home), "--invitation", invitation, "--name", name, "--orders", str(orders), *flags)
+        self._commands(
+            "pp-client", "init", str(home), "--invitation", invitation, "--name", name, "--orders", str(orders), *flags
+        )
         ports = [free_port() for _ in range(3)]
         local = {
             "health_http": f'"127.0.0.1:{ports[0]}"',
@@ -179,13 +208,17 @@ class Deployment:
         )
         return self.merchants[name]
 
-    def start(self) -> None:
-        """The platform, then all merchants at once; returns when all serve."""
-        self.server.start()
+    def start(self, *, seconds: float = READY_SECONDS) -> None:
+        """The platform, then all merchants at once; returns when all serve.
+
+        Raises:
+            DeploymentError: one ended, or does not serve within `seconds`.
+        """
+        self.server.start(wait_seconds=seconds)
         for merchant in self.merchants.values():
             merchant.start(wait_seconds=0)
         for merchant in self.merchants.values():
-            merchant.wait_ready()
+            merchant.wait_ready(seconds)
 
     def pp_server(self, *arguments: str, timeout: float = 300.0) -> str:
         """What a command of the platform prints.
@@ -193,7 +226,7 @@ class Deployment:
         Raises:
             DeploymentError: it failed; the text is what it printed.
         """
-        return run("pp-server", *arguments, "--home", str(self.platform_home), timeout=timeout)
+        return self._commands("pp-server", *arguments, "--home", str(self.platform_home), timeout=timeout)
 
     def pp_client(self, name: str, *arguments: str, timeout: float = 300.0) -> str:
         """What a command of a merchant prints.
@@ -202,7 +235,7 @@ class Deployment:
             DeploymentError: it failed; the text is what it printed.
         """
         config = str(self.merchant_home(name) / "merchant.toml")
-        return run("pp-client", *arguments, "--config", config, timeout=timeout)
+        return self._commands("pp-client", *arguments, "--config", config, timeout=timeout)
 
 
 def command(program: str, *arguments: str) -> list[str]:
@@ -226,7 +259,9 @@ def run(program: str, *arguments: str, timeout: float = 300.0) -> str:
     )
     if done.returncode:
         shown = " ".join([program, *arguments])
-        raise DeploymentError(f"{shown} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        raise DeploymentError(
+            f"{shown} ended with {done.returncode}:\n{done.stdout}{done.stderr}", exit_code=done.returncode
+        )
     return done.stdout
 
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from pp_model.features import Examples
 from pp_model.loss import Prediction
 from pp_model.metrics import evaluate
-from pp_model.model import ModelSpec, frozen_fingerprint
+from pp_model.model import frozen_fingerprint
+from pp_model.model_spec import ModelSpec
 from pp_model.serialization import Arrays
 from pp_model.train import predict, predict_represented, represented
 

@@ -23,7 +23,7 @@ def write_orders_csv(log: OrderLog, path: Path) -> Path:
             "customer_id": np.char.add("c", log.customer.astype(str)),
             "timestamp": log.timestamp.astype("datetime64[s]").astype(str),
             "amount": np.char.mod("%.2f", log.spend_cents / 100),
-            "order_id": log.order.astype(str),
+            "order_id": np.char.add(np.char.add(log.customer.astype(str), "-"), log.order.astype(str)),
             "quantity": log.quantity,
             "category": np.where(log.category == NO_CATEGORY, "", named),
             "event_type": names[log.event_type],

@@ -7,7 +7,7 @@ import math
 from client.ledger import Lineage
 from client.policy import Policy
 from pp_model.features import FeatureSpec
-from pp_model.model import ENCODERS
+from pp_model.model_spec import ENCODERS
 from pp_model.plan import TrainingPlan
 from pp_model.serialization import Arrays
 from server.recipe import make_plan

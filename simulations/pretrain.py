@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pp_model.config import to_mapping
 from pp_model.features import CORE_FEATURES, FEATURE_NAMES, Examples, FeatureSpec, build_examples
 from pp_model.loss import ziln_loss
-from pp_model.model import ModelSpec, fresh_arrays, load_model, model_arrays, trainable_shapes
+from pp_model.model import fresh_arrays, load_model, model_arrays, trainable_shapes
+from pp_model.model_spec import ModelSpec
 from pp_model.serialization import Arrays, fingerprint, to_safetensors
 from simulations.merchants import draw_traits, synthetic_shop
 

@@ -13,7 +13,8 @@ import pytest
 from pp_model.config import from_mapping
 from pp_model.errors import CheckpointError
 from pp_model.features import CORE_FEATURES, FEATURE_NAMES, Examples
-from pp_model.model import ENCODERS, ModelSpec, array_shapes, fresh_arrays, trainable_shapes
+from pp_model.model import array_shapes, fresh_arrays, trainable_shapes
+from pp_model.model_spec import ENCODERS, ModelSpec
 from pp_model.serialization import fingerprint, from_safetensors, shapes_of
 from server.starting_point import default_init, load_init
 from simulations.pretrain import (

@@ -19,7 +19,12 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = ("pp-server", "pp-client", "pp-sim")
 SERVICES = {"platform": "pp-server", "bakery": "pp-client", "florist": "pp-client", "grocer": "pp-client"}
 _VARIABLES = {"EPSILON": "3", "DELTA": "1e-5", "DECLARED_CUSTOMERS": "250", "PERIOD_ENDS": "2026-12-31"}
-_PROGRAM = re.compile(rf"(?:^|[\s/=(])({'|'.join(PROGRAMS)})(?=\s|$)")
+_PROGRAM = (
+    re.compile(  # as the word that a line runs: NAME=value, sudo, docker compose exec and a folder may stand before
+        r"\s*(?:[A-Z_]+=\S+ )*(?:sudo (?:-u \S+ )?)?(?:docker compose exec (?:-T )?\S+ )?(?:ExecStart=)?(?:[\w./-]*/)?"
+        rf"({'|'.join(PROGRAMS)})(?=\s|$)"
+    )
+)
 _OF_COMPOSE_RUN = ("--rm", "--no-TTY")  # its flags without a value; those with one are --volume and --entrypoint
 
 
@@ -36,8 +41,9 @@ def parser_of(program: str) -> argparse.ArgumentParser:
 
 
 def code_blocks(page: str) -> Iterator[str]:
-    """What a Markdown page shows as code: indented by four spaces or fenced. Items of lists are no code."""
-    fenced = re.findall(r"^```[a-z]*\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    """What a Markdown page shows as code: indented by four spaces, or in a fence with a language. Without, it is a
+    drawing."""
+    fenced = re.findall(r"^```[a-z]+\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     rest = re.sub(r"^```.*?^```", "", page, flags=re.DOTALL | re.MULTILINE)
     yield from fenced
     yield from re.findall(r"(?:(?<=\n\n)|\A)((?: {4}.*\n)+)", rest + "\n")
@@ -56,9 +62,7 @@ def command_lines(text: str) -> list[list[str]]:
 
 
 def _calls(line: str) -> Iterator[list[str]]:
-    if line.lstrip().startswith("#") and "docker" not in line:
-        line = line.lstrip("# ")
-    if (run := re.search(r"docker compose (?:--file \S+ )?run (.*)", line)) is not None:
+    if (run := re.match(r"\s*docker compose (?:--file \S+ )?run (.*)", line)) is not None:
         words = _words(run[1])
         while words and words[0].startswith("--"):
             if words[0] == "--entrypoint":
@@ -66,7 +70,7 @@ def _calls(line: str) -> Iterator[list[str]]:
             words = words[1:] if words[0] in _OF_COMPOSE_RUN else words[2:]
         services = SERVICES if words[0] in SERVICES else {words[0]: "pp-client"}  # "$name" is a merchant
         yield [services[words[0]], *words[1:]]
-    elif (found := _PROGRAM.search(line)) is not None:
+    elif (found := _PROGRAM.match(line)) is not None:
         yield [found[1], *_words(line[found.end() :])]
 
 
