@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import warnings
@@ -16,6 +15,7 @@ from client.commands import Command, approve, budget, doctor, init, plans, pull,
 from client.preflight import PlatformError
 from daemons.exit_codes import Exit
 from daemons.files import PrivateFileError
+from daemons.logs import configure_log
 from pp_model.errors import BudgetExceededError, LedgerError, PolicyError, PurchasePowerError
 
 _COMMANDS = (init, doctor, run, plans, approve, reject, budget, statement, pull)
@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     # Opacus' hooks on embeddings, whose input can have no gradient, fire all the same.
     warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
-    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    configure_log(None, "ERROR")
     command: Command = args.command
     try:
         return command(args)

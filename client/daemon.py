@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from client.agreements import open_agreements
-from client.connect import PERMANENT
+from client.connect import PERMANENT, TEMPORARY
 from client.metrics import DaemonState, glance, metrics_registry
 from client.offer_poll import OfferPoll
 from client.platform import platform_client
@@ -134,10 +134,11 @@ def supernode_wait(code: int, last_lines: Sequence[str]) -> float:
 
 
 def may_ask(states: Sequence[ChildState]) -> bool:
-    """Whether the platform may be asked for offers: not before SuperNode's start has looked at it, nor after that look
-    met something that does not mend itself. So a wrong platform sees one attempt at a time, and not two."""
+    """Whether the platform may be asked for offers: not before SuperNode's start has looked at it, nor while SuperNode
+    waits, unless the platform was only away. So a wrong platform, or one that knows no such key, sees one attempt at a
+    time, and not two."""
     supernode = next(state for state in states if state.name == SUPERNODE)
-    return supernode.state is State.RUNNING or supernode.last_exit not in (None, PERMANENT)
+    return supernode.state is State.RUNNING or supernode.last_exit == TEMPORARY
 
 
 def child_environment(settings: MerchantSettings, environment: Mapping[str, str]) -> dict[str, str]:

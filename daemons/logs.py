@@ -36,7 +36,7 @@ def configure_log(path: Path | None, level: str, *, most_bytes: int = 10_000_000
     Fields of `extra` become fields of the line; `child` is shown as `process`.
     """
     root = logging.getLogger()
-    for handler in list(root.handlers):  # one place for all, whoever set up another before
+    for handler in [handler for handler in root.handlers if handler.name in _OURS]:
         root.removeHandler(handler)
         handler.close()
     screen = logging.StreamHandler()

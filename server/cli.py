@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import warnings
@@ -14,6 +13,7 @@ from rich.console import Console
 from agreement.signing import SignatureError
 from daemons.exit_codes import Exit
 from daemons.files import PrivateFileError
+from daemons.logs import configure_log
 from pp_model.errors import ArraysError, CheckpointError, PurchasePowerError
 from server.commands import Command, CommandError, merchants, plans, results, run, setup, up
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is one of `Exit`, and a fault is one message that says what to do."""
     args = _parser().parse_args(argv)
     warnings.filterwarnings("ignore", message="Full backward hook is firing", category=UserWarning)
-    logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    configure_log(None, "ERROR")
     command: Command = args.command
     umask = os.umask(0o077)  # the databases that SQLite makes, too, are for the owner alone
     try:

@@ -70,7 +70,9 @@ def test_an_openssh_key_becomes_what_flower_registers():
 
 
 @pytest.mark.parametrize(
-    "line", [b"", b"ssh-rsa", b"anna@example.com", openssh(ed25519.Ed25519PrivateKey.generate()), b"\xff\x00"]
+    "line",
+    [b"", b"ssh-rsa", b"anna@example.com", openssh(ed25519.Ed25519PrivateKey.generate()), b"\xff\x00"],
+    ids=["nothing", "a-word", "an-address", "another-kind", "bytes"],
 )
 def test_another_key_is_refused_with_the_way_to_a_good_one_and_not_repeated(line):
     with pytest.raises(ConfigError, match="ssh-keygen -t ecdsa") as error:
