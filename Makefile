@@ -31,7 +31,7 @@ test-slow: $(STAMP) ## the slow tests
 	$(PYTEST) $(PARALLEL) -m "slow and not e2e" $(ARGS) || $(NONE_SELECTED)
 
 test-e2e: $(STAMP) ## the end-to-end tests: real runs, real files
-	$(PYTEST) $(PARALLEL) -m e2e $(ARGS) || $(NONE_SELECTED)
+	$(PYTEST) $(PARALLEL) --dist loadfile -m e2e $(ARGS) || $(NONE_SELECTED)
 
 test-all: ## test, test-slow and test-e2e, one after the other
 	@$(MAKE) --no-print-directory test

@@ -1,4 +1,4 @@
-"""The merchant's privacy ledger: what was charged for which task, on disk before anything is looked at.
+"""The merchant's privacy ledger: what was charged for which task, on disk before anything is computed for it.
 
 One SQLite file per merchant. Its entries are only ever added, and each carries the SHA-256 of the one before it, so
 that a changed, lost or swapped entry is noticed when the file is opened. What no file can notice about itself, that

@@ -156,7 +156,7 @@ def test_a_supernode_that_was_refused_waits_longer_than_it_counts_as_connected(c
         (State.STARTING, PERMANENT, False),
         (State.RUNNING, PERMANENT, True),
         (State.RUNNING, None, True),
-        (State.WAITING, 49, True),
+        (State.WAITING, 1, False),
         (State.WAITING, TEMPORARY, True),
     ],
 )

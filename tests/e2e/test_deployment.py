@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -31,6 +30,7 @@ pytestmark = pytest.mark.e2e
 
 ROUNDS = 3
 EPSILON = 1.0
+CHECKUP = "doctor.txt"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def town(tmp_path_factory):
         open_shop(deployment, "bakery")
         open_shop(deployment, "florist", approve="ask")
         open_shop(deployment, "grocer", approve="ask")
-        deployment.checkup = deployment.pp_client("bakery", "doctor")
+        (deployment.root / CHECKUP).write_text(deployment.pp_client("bakery", "doctor"))
         for merchant in deployment.merchants.values():
             merchant.start(wait_seconds=0)
         for merchant in deployment.merchants.values():
@@ -55,7 +55,7 @@ def say(town, merchant, word, plan):
     offers = json.loads(here("pp-client", "plans", "--json", "--config", config(town, merchant)))["plans"]
     [offer] = [offer for offer in offers if offer["plan_id"] == plan]
     assert offer["state"] == "waiting"
-    return town.pp_client(merchant, word, offer["offer"], "--yes")
+    return town.pp_client(merchant, word, offer["id"], "--yes")
 
 
 def config(town, merchant):
@@ -75,8 +75,9 @@ def spring(town):
 
 
 def test_doctor_finds_no_fault_before_the_daemon_starts(town):
-    assert "fault" not in town.checkup.splitlines()[-1] or "No fault" in town.checkup
-    assert not [line for line in town.checkup.splitlines() if line.startswith("fault")]
+    levels = [line.split()[0] for line in (town.root / CHECKUP).read_text().splitlines()[:-2]]
+    assert len(levels) > 10
+    assert set(levels) <= {"ok", "warning", "skipped"}
 
 
 def test_a_price_is_shown_before_anything_is_signed(town, spring):
@@ -182,7 +183,7 @@ def test_a_plan_that_was_trained_to_its_end_is_not_run_again(town, spring):
 def summer(town, spring):
     """A second run; the grocer, who takes part in this one, is removed in the middle of it."""
     rounds = 5
-    offer_plan(town, "summer", "--min-merchants", "2", rounds=rounds, epsilon="0.5")
+    offer_plan(town, "summer", "--round-timeout", "40", rounds=rounds, epsilon="0.5")
     with pytest.raises(DeploymentError, match="1 of 2 approved"):
         run_plan(town, "summer", wait="8")
     for name in ("florist", "grocer"):
@@ -190,30 +191,19 @@ def summer(town, spring):
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run_plan, town, "summer")
         wait_until(
-            lambda: running.done() or len(json.loads(runs(town))) == 2 and bool(rounds_of_second(town)),
-            240,
-            what="the first round of summer",
-            log=town.server.log,
+            lambda: running.done() or one_round_is_over(town), 240, what="a round of summer", log=town.server.log
         )
-        removed = here("pp-server", "merchants", "remove", "grocer", "--home", str(town.platform_home))
+        here("pp-server", "merchants", "remove", "grocer", "--home", str(town.platform_home))
         before = len(charges(town, "grocer"))
         with platform_client(settings_of(town, "grocer")) as client, pytest.raises(RefusedError) as refused:
             client.offers()
-        return {
-            "removed": removed,
-            "before": before,
-            "status": refused.value.status,
-            "printed": running.result(),
-            "rounds": rounds,
-        }
+        running.result()
+    return {"charged_before": before, "status": refused.value.status, "rounds": rounds}
 
 
-def runs(town):
-    return here("pp-server", "runs", "--json", "--home", str(town.platform_home))
-
-
-def rounds_of_second(town):
-    return json.loads(here("pp-server", "runs", "2", "--json", "--home", str(town.platform_home)))["played"]
+def one_round_is_over(town):
+    runs = json.loads(here("pp-server", "runs", "--json", "--home", str(town.platform_home)))
+    return runs[-1]["plan_id"] == "summer" and runs[-1]["last_round"] >= 1
 
 
 def test_a_removed_merchant_is_out_at_once_and_the_run_goes_on(town, summer):
@@ -223,8 +213,9 @@ def test_a_removed_merchant_is_out_at_once_and_the_run_goes_on(town, summer):
     assert "grocer" in played[0]["merchants"]
     assert "grocer" not in played[-1]["merchants"]
     assert [entry["cohort"] for entry in played][-1] == 2
-    # What was under way when it was removed may still be charged, and is not used for a second time.
-    assert summer["before"] <= len(charges(town, "grocer")) <= summer["before"] + 1 < summer["rounds"]
+    # What was under way when it was removed may still be charged.
+    after = len(charges(town, "grocer"))
+    assert summer["charged_before"] <= after <= summer["charged_before"] + 1 < summer["rounds"]
 
 
 def test_the_platform_knows_a_removed_merchant_no_more(town, summer):
@@ -244,12 +235,6 @@ def test_the_second_model_comes_from_the_plans_own_starting_point(town, summer):
 
 def test_sigterm_stops_every_process_that_was_started(town, summer):
     started = family([town.server, *town.merchants.values()])
-    assert len(started) >= 3 + 3 * len(MERCHANTS)  # supervisor and two children each, at least; the grocer's may wait
+    assert len(still_there(started)) >= 2 + 3 * len(MERCHANTS)  # each with two children; one may just be starting anew
     assert town.stop() == dict.fromkeys(["pp-server", *MERCHANTS], 0)
     assert still_there(started) == set()
-    assert still_there({next(iter(family_of_this_process()))})  # the look does find who is there
-
-
-def family_of_this_process():
-    fields = open(f"/proc/{os.getpid()}/stat").read().rpartition(")")[2].split()
-    return {(os.getpid(), int(fields[19]))}

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ class Training:
 
     def slowest(self) -> float:
         """The longest time between the ends of two rounds that followed each other, in seconds."""
-        return max(after - before for before, after in zip(self.ended, self.ended[1:], strict=False))
+        return max(after - before for before, after in pairwise(self.ended))
 
     def stop(self) -> None:
         """Ends the command alone: the run goes on."""
@@ -209,18 +209,6 @@ def events(log: Path, event: str) -> list[dict[str, Any]]:
         return []
     lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     return [line for line in lines if line.get("event") == event]
-
-
-@dataclass
-class Stopwatch:
-    """When something that was away is back."""
-
-    began: float = field(default_factory=time.monotonic)
-
-    def seconds_until(self, moment: Callable[[], bool], most: float, *, what: str) -> float:
-        """How long it took until `moment` came; fails after `most` seconds."""
-        wait_until(moment, most, what=what)
-        return time.monotonic() - self.began
 
 
 def _command_line(pid: int) -> str:

@@ -72,8 +72,8 @@ def _garbage(task: Task) -> RecordDict:
 
 def _huge(task: Task) -> RecordDict:
     size = MAX_ARRAY_BYTES + 2**23
-    record = _released(task, honest_looking(task))
-    record["arrays"] = ArrayRecord({BLOB: Array("uint8", (size,), BLOB, bytes(size))})
+    record, data = _released(task, honest_looking(task)), np.random.default_rng(task.round).bytes(size)
+    record["arrays"] = ArrayRecord({BLOB: Array("uint8", (size,), BLOB, data)})
     return record
 
 

@@ -96,6 +96,11 @@ def read_trace(file: Path) -> Trace:
     return Trace({n: frozenset(c) for n, c in contacts.items()}, commands, parents)
 
 
+def has_ended(file: Path, number: int) -> bool:
+    """Whether the trace has the orderly end of a process; the tracer writes it a moment after."""
+    return re.search(rf"(?m)^{number} +\+\+\+ exited with 0", file.read_text(errors="replace")) is not None
+
+
 def _contacts(text: str) -> Iterable[Contact]:
     for port, four, six in _INET.findall(text):
         yield Contact(four or six, int(port))
