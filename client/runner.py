@@ -39,6 +39,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import push_message
 
 from client.loopback import is_loopback
+from flower_edge.bounds import check_unpacked_size
 from flower_edge.records import to_record
 from pp_model.errors import ConfigError
 from pp_model.protocol import Refusal, RefusalCode
@@ -155,6 +156,7 @@ def _content(message: Message, tree: ObjectTree, supernode: RuntimeHttpClient) -
         initial_backoff=0.05,
         backoff_cap=0.5,
     )
+    check_unpacked_size(parts)
     whole = inflate_object_from_contents(tree.object_id, parts)
     if not isinstance(whole, Message):
         raise TypeError("not a message")

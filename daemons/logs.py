@@ -36,7 +36,8 @@ def configure_log(path: Path | None, level: str, *, most_bytes: int = 10_000_000
     Fields of `extra` become fields of the line; `child` is shown as `process`.
     """
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if handler.name in _OURS]:
+    # A plain handler is what a library's basicConfig left (Opacus has one); it would print the text of exceptions.
+    for handler in [h for h in root.handlers if h.name in _OURS or type(h) is logging.StreamHandler]:
         root.removeHandler(handler)
         handler.close()
     screen = logging.StreamHandler()

@@ -25,6 +25,7 @@ class RejectionCode(StrEnum):
     SHAPES = "shapes"
     DTYPE = "dtype"
     NOT_FINITE = "not_finite"
+    ZERO = "zero"  # nothing but zeros, where the plan adds noise: no mechanism made it
     NORM = "norm"  # larger than the plan's update_clip_norm
 
 
@@ -36,13 +37,16 @@ class RejectedReleaseError(ProtocolError):
         super().__init__(f"release rejected ({code.value}): {detail}")
 
 
-def validate_release(release: Release, *, task: str, shapes: Shapes, update_clip_norm: float) -> Arrays:
+def validate_release(
+    release: Release, *, task: str, shapes: Shapes, update_clip_norm: float, noised: bool
+) -> Arrays:
     """The release's update, proven to answer `task` with exactly the trainable arrays, finite and within the norm.
 
     Args:
         task: fingerprint of the task that this merchant was given.
         shapes: of the trainable arrays.
         update_clip_norm: the plan's.
+        noised: whether the plan adds noise.
 
     Raises:
         RejectedReleaseError: with its code.
@@ -54,6 +58,8 @@ def validate_release(release: Release, *, task: str, shapes: Shapes, update_clip
     except ArraysError as error:
         raise RejectedReleaseError(_fault(release.update, shapes), str(error)) from error
     norm = update_norm(update)
+    if noised and norm == 0:
+        raise RejectedReleaseError(RejectionCode.ZERO, "it is all zeros, and the plan adds noise to every number")
     if not norm <= update_clip_norm:
         raise RejectedReleaseError(
             RejectionCode.NORM, f"its norm is {norm:.3g}; allowed: update_clip_norm = {update_clip_norm:g}"

@@ -20,6 +20,7 @@ from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.superlink.grid.http_grid import HttpGrid
 
+from flower_edge.bounds import check_unpacked_size
 from flower_edge.records import MAX_ARRAY_BYTES, MAX_ARRAYS
 
 FETCHERS = 4  # the SuperLink is one process; more do not make it faster
@@ -27,6 +28,7 @@ OBJECTS_A_TURN = 16  # then it is another reply's turn
 MAX_OBJECTS = 2 * MAX_ARRAYS + 16  # an array is two objects, and there are a few records around them
 MAX_BYTES = MAX_ARRAY_BYTES + 2**22
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0  # seconds before an object that was not there is asked for again
+ASK_AGAIN_SECONDS = 10.0  # for a node that answered with an error to come back
 POLL_SHARE = 4  # a pause is at least this many times as long as the poll before it
 NODES_SECONDS = 1.0
 
@@ -39,7 +41,8 @@ def exchange(grid: Grid, messages: Iterable[Message], *, timeout: float, poll_se
     At most one reply to each message, each of them naming it. On Flower's own Grid nobody can hold up another's reply
     or the end: a reply whose parts never come, or are too many, counts as an error of its sender, and while the
     SuperLink is away, what has come counts. A node that answered with an error is asked once more where half of the
-    time is left and it is connected: the task is the same, so what it has paid for comes back.
+    time is left and it is connected within `ASK_AGAIN_SECONDS`: the task is the same, so what it has paid for comes
+    back.
 
     Any other Grid sends and receives as it does by itself.
 
@@ -113,6 +116,7 @@ class _Exchange:
         self._open: set[str] = set()  # those without a final reply
         self._pending: dict[str, str] = {}  # message id that a reply may name -> id of the first message
         self._again: dict[str, Message] = {}  # error replies of nodes that may be asked once more
+        self._again_until: dict[str, float] = {}
         self._asked_again: set[str] = set()
         self._replies: dict[str, Message] = {}
         self._work: queue.SimpleQueue[_Fetch] = queue.SimpleQueue()
@@ -217,6 +221,7 @@ class _Exchange:
     def _complete(self, fetch: _Fetch) -> None:
         self._confirm(fetch)
         try:
+            check_unpacked_size(fetch.contents)
             message = cast(Message, inflate_object_from_contents(fetch.reply_id, fetch.contents))
         except Exception as error:  # whatever a merchant can put together
             log.warning("reply unreadable", extra={"error": type(error).__name__})
@@ -256,8 +261,9 @@ class _Exchange:
     def _came(self, asked: str, message: Message) -> None:
         message.metadata.__dict__["_reply_to_message_id"] = asked  # also where it replies to the second asking
         with self._lock:
-            may_ask = asked not in self._asked_again and time.monotonic() < self._half_time
-            if message.has_error() and may_ask:
+            now = time.monotonic()
+            until = self._again_until.setdefault(asked, min(now + ASK_AGAIN_SECONDS, self._half_time))
+            if message.has_error() and asked not in self._asked_again and now < until:
                 self._again[asked] = message
             else:
                 self._again.pop(asked, None)
@@ -271,14 +277,14 @@ class _Exchange:
         if not waiting:
             return
         now = time.monotonic()
-        if now >= self._half_time:
-            for asked, message in waiting.items():
+        for asked, message in waiting.items():
+            if now >= self._again_until[asked]:
                 self._came(asked, message)
-        elif now >= self._nodes_at:
+        if now >= self._nodes_at:
             self._nodes_at = now + NODES_SECONDS
             connected = set(self._grid.get_node_ids())
             for asked in waiting:
-                if self._asked[asked].metadata.dst_node_id in connected:
+                if asked in self._again and self._asked[asked].metadata.dst_node_id in connected:
                     self._push_again(asked)
 
     def _push_again(self, asked: str) -> None:

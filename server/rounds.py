@@ -139,7 +139,13 @@ def _read(answer: Answer, *, task: str, plan: TrainingPlan, trainable: Shapes) -
         reply = reply_from_wire(answer)
         if isinstance(reply, Refusal):
             return reply.code
-        return validate_release(reply, task=task, shapes=trainable, update_clip_norm=plan.update_clip_norm)
+        return validate_release(
+            reply,
+            task=task,
+            shapes=trainable,
+            update_clip_norm=plan.update_clip_norm,
+            noised=plan.dp.noise_multiplier > 0,
+        )
     except RejectedReleaseError as error:
         return error.code
     except ProtocolError:

@@ -30,9 +30,9 @@ def updates_of(cohort: np.ndarray) -> list[dict[str, np.ndarray]]:
     return [{"w": row} for row in cohort]
 
 
-def check(update, *, task=TASK, norm=1000.0):
+def check(update, *, task=TASK, norm=1000.0, noised=True):
     release = Release(task=task, update=update)
-    return validate_release(release, task=TASK, shapes=TRAINABLE, update_clip_norm=norm)
+    return validate_release(release, task=TASK, shapes=TRAINABLE, update_clip_norm=norm, noised=noised)
 
 
 def slow_trimmed_mean(column: list[float], trim: int) -> float:
@@ -141,8 +141,13 @@ def test_a_release_for_another_task_is_rejected():
     assert caught.value.code is RejectionCode.WRONG_TASK
 
 
-def test_an_update_of_zeros_is_valid():
-    assert check(filled(0.0), norm=1e-9).keys() == TRAINABLE.keys()
+def test_nothing_but_zeros_is_refused_exactly_where_the_plan_adds_noise():
+    assert check(filled(0.0), noised=False).keys() == TRAINABLE.keys()
+    one = {**filled(0.0), "head.bias": np.array([0, 0, 1e-30], np.float32)}
+    assert check(one).keys() == TRAINABLE.keys()
+    with pytest.raises(RejectedReleaseError) as caught:
+        check(filled(0.0))
+    assert caught.value.code is RejectionCode.ZERO
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(1e-3, 1e3))

@@ -54,10 +54,10 @@ def test_an_answer_that_cannot_be_used_is_recorded_and_moves_nothing(answer, cod
     assert outcome.update["head.bias"].tolist() == [2.0] * 3
 
 
-def test_an_update_of_zeros_counts_as_a_release():
+def test_an_update_of_zeros_which_no_noise_was_added_to_is_named():
     outcome = played({1: released(filled(0.0)), 2: released(filled(1.0))})
-    assert (outcome.completions, outcome.rejections) == (2, {})
-    assert outcome.update["head.bias"].tolist() == [0.5] * 3
+    assert (outcome.completions, outcome.rejections) == (1, {1: RejectionCode.ZERO})
+    assert outcome.update["head.bias"].tolist() == [1.0] * 3
 
 
 @pytest.mark.parametrize("code", list(RefusalCode))

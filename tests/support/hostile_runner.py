@@ -80,7 +80,7 @@ def _huge(task: Task) -> RecordDict:
 OFFENCES = (  # one a round, from the first on
     Offence(name="a NaN", answer=_one_nan, code="not_finite"),
     Offence(name="all infinite", answer=_every(lambda array: np.full_like(array, np.inf)), code="not_finite"),
-    Offence(name="zeros", answer=_every(np.zeros_like), code=None),
+    Offence(name="zeros", answer=_every(np.zeros_like), code="zero"),
     Offence(name="wrong shapes", answer=_every(lambda array: array[..., None]), code="shapes"),
     Offence(name="wrong names", answer=lambda task: _released(task, {"x": np.ones(1, np.float32)}), code="names"),
     Offence(name="1e6 times too large", answer=_every(lambda array: array * np.float32(1e6)), code="norm"),
