@@ -37,9 +37,7 @@ class RejectedReleaseError(ProtocolError):
         super().__init__(f"release rejected ({code.value}): {detail}")
 
 
-def validate_release(
-    release: Release, *, task: str, shapes: Shapes, update_clip_norm: float, noised: bool
-) -> Arrays:
+def validate_release(release: Release, *, task: str, shapes: Shapes, update_clip_norm: float, noised: bool) -> Arrays:
     """The release's update, proven to answer `task` with exactly the trainable arrays, finite and within the norm.
 
     Args:

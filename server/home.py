@@ -262,6 +262,15 @@ def exclusive(path: Path, *, busy: str, patience_seconds: float = 0.0) -> Iterat
         yield
 
 
+def is_held(path: Path) -> bool:
+    """Whether somebody is in the `exclusive` of this file right now."""
+    try:
+        with os.fdopen(os.open(path, os.O_RDWR), "r+") as file:
+            return not _locked(file)  # closing lets go again
+    except FileNotFoundError:
+        return False
+
+
 def _locked(file: IO[str]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

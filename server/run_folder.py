@@ -41,6 +41,11 @@ class RunFolder:
         return self.path / "log.jsonl"
 
     @property
+    def training_lock(self) -> Path:
+        """Held by the process that trains; so it is free as soon as that process is gone, however it went."""
+        return self.path / "training.lock"
+
+    @property
     def flower_run_file(self) -> Path:
         """The number of the last Flower run of the plan."""
         return self.path / "flower-run.txt"

@@ -147,7 +147,7 @@ def _main(grid: Grid, context: Context) -> None:
     os.umask(0o077)
     busy = "process {pid} still trains this plan; stop it with pp-server run --stop, then resume"
     try:
-        with exclusive(folder.path / "training.lock", busy=busy, patience_seconds=OTHERS_SECONDS):
+        with exclusive(folder.training_lock, busy=busy, patience_seconds=OTHERS_SECONDS):
             _trained(grid, context)
     except Exception as error:
         log.error("run stopped", exc_info=True)

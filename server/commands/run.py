@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from daemons.files import write_private
 from server.commands import CommandError, add_json, control, hint, new_command, opened, say, say_json
 from server.commands.plans import init_beside
 from server.commands.progress import Watching
-from server.home import PlatformHome, ServerConfig, checked_name, exclusive
+from server.home import PlatformHome, ServerConfig, checked_name, exclusive, is_held
 
 if TYPE_CHECKING:
     from agreement.offer import Offer
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.5
 START_SECONDS = 120.0  # for SuperExec to start the ServerApp
+GONE_SECONDS = 5.0  # from the end of the training to that of its run
+UNSEEN_SECONDS = 45.0  # for the process to load PyTorch and take its lock
 AWAY_SECONDS = 90.0  # the SuperLink is back within 30
 
 
@@ -214,6 +218,7 @@ def _follow(job: _Job, number: int, *, as_json: bool) -> int:
     before = max([run.id for run in runs if run.state != "running"], default=0)
     began = last_answer = time.monotonic()
     status: RunStatus | None = None
+    process = _TrainingProcess(job.folder.training_lock)
     address = _address(job)
     try:
         with (
@@ -233,6 +238,10 @@ def _follow(job: _Job, number: int, *, as_json: bool) -> int:
                     continue
                 if status is None:
                     break
+                if process.is_gone(status):
+                    with suppress(ControlError):  # it is over by itself just now
+                        client.stop_run(number)
+                    break
                 if status.status in ("pending", "starting") and time.monotonic() - began > START_SECONDS:
                     client.stop_run(number)
                     raise CommandError(
@@ -246,6 +255,23 @@ def _follow(job: _Job, number: int, *, as_json: bool) -> int:
             Exit.INTERRUPTED, f"the run goes on. Watch it: {job.command()}\nStop it: {job.command(' --stop')}"
         ) from None
     return _ended(job, status, as_json=as_json)
+
+
+class _TrainingProcess:
+    """Tells that the process of a run died; Flower takes a minute to notice, and nobody could resume before."""
+
+    def __init__(self, lock: Path) -> None:
+        self._lock, self._seen, self._quiet_since = lock, False, math.inf
+
+    def is_gone(self, status: RunStatus) -> bool:
+        """Whether nobody trains although Flower says that the run is running."""
+        now = time.monotonic()
+        if is_held(self._lock) or status.status != "running":
+            self._seen |= status.status == "running"
+            self._quiet_since = math.inf
+            return False
+        self._quiet_since = min(self._quiet_since, now)
+        return now - self._quiet_since > (GONE_SECONDS if self._seen else UNSEEN_SECONDS)
 
 
 def _address(job: _Job) -> str:

@@ -98,7 +98,7 @@ def test_an_interrupted_demonstration_leaves_nothing_running(tmp_path, number):
     process = begun(out, log)
     process.send_signal(number)
     assert process.wait(120) == 130
-    assert processes_of(out) == []
+    wait_until(lambda: not processes_of(out), 30.0, what="the last process to end")
     assert "Stopped by hand" in log.read_text()
     assert str(out / "platform" / "log" / "server.jsonl") in log.read_text()
 

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.e2e
 TIMEOUT = 15.0
 RUNNER, SUPERNODE, SUPERVISOR, ALL, ALL_FOR_LONG = NAMES = ("bakery", "florist", "grocer", "butcher", "dairy")
 OUTAGE_SECONDS = 65.0
-START_SECONDS = 40.0  # of a daemon until its first release, on a machine that is busy with others
+START_SECONDS = 50.0  # of a daemon until its first release, on a machine that is busy with others
 REFUSED_SECONDS = REFUSED_WAIT_SECONDS * (1 + RestartPolicy().jitter)
 
 

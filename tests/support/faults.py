@@ -157,8 +157,8 @@ def rounds_played(deployment: Deployment, plan: str) -> list[RoundRecord]:
 
 
 def rounds_with(rounds: Sequence[RoundRecord], name: str) -> int:
-    """In how many of the rounds the merchant's release was used."""
-    return sum(name in entry.merchants for entry in rounds)
+    """For how many rounds the merchant's release came. A void round is played again with the same task: it is one."""
+    return len({entry.round for entry in rounds if name in entry.merchants})
 
 
 def tasks_charged(deployment: Deployment, name: str) -> list[str]:
