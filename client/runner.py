@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import queue
 import signal
 import threading
 import time
@@ -60,10 +61,25 @@ def run_app(app: ClientApp, arguments: Sequence[str]) -> None:
     parser.add_argument("--address", required=True, help="loopback address of the SuperNode, as 127.0.0.1:9101")
     parser.add_argument("--secret-file", required=True, type=Path, help="what SuperNode knows its runner by")
     given = parser.parse_args(arguments)
-    stop = threading.Event()
+    serve(app, address=given.address, secret=given.secret_file.read_bytes(), stop=stop_at_signals())
+
+
+def stop_at_signals() -> threading.Event:
+    """Set when SIGTERM or SIGINT comes, from now on.
+
+    A handler interrupts the main thread anywhere, also inside of an event's own lock, where setting it would wait for
+    ever: the kernel sends several signals when a supervisor is killed. So the handler leaves a note for a thread.
+    """
+    stop, came = threading.Event(), queue.SimpleQueue[int]()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    serve(app, address=given.address, secret=given.secret_file.read_bytes(), stop=stop)
+        signal.signal(number, lambda received, _: came.put(received))
+
+    def wait() -> None:
+        came.get()
+        stop.set()
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+    return stop
 
 
 def serve(app: ClientApp, *, address: str, secret: bytes, stop: threading.Event, poll_seconds: float = 0.2) -> None:

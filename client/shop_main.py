@@ -11,7 +11,6 @@ import argparse
 import datetime as dt
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from client.agreements import Agreements, open_agreements
 from client.app import make_client_app
-from client.runner import serve
+from client.runner import serve, stop_at_signals
 from client.settings import MerchantSettings, load_settings
 from client.shop import Shop
 from client.shop_status import StatusKeeper
@@ -153,9 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, type=Path)
     given = parser.parse_args(arguments)
     configure_log(None, "INFO")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_at_signals()
     try:
         run_shop(load_settings(given.config), stop=stop, secret=SystemSource())
     except PurchasePowerError as error:

@@ -4,6 +4,9 @@ Nobody signs off, so the platform asks them in vain for a minute; every round en
 each merchant takes part again by itself.
 """
 
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 
@@ -12,7 +15,7 @@ import pytest
 from client.daemon import REFUSED_WAIT_SECONDS
 from daemons.restarts import RestartPolicy
 from simulations.deployment import Deployment, wait_until
-from tests.support.deployed import family, here, settings_of, still_there
+from tests.support.deployed import ROOT, family, here, settings_of, still_there
 from tests.support.faults import (
     LATE_SECONDS,
     MANY_ROUNDS,
@@ -136,3 +139,29 @@ def test_a_refused_node_waits_and_is_told_why(faults):
         ends = [line for line in events(log, "child ended") if line["process"] == "supernode"]
         assert [line["waits_seconds"] >= REFUSED_WAIT_SECONDS for line in ends[-1:]] == [True]
     assert not events(settings_of(faults.deployment, SUPERVISOR).paths.log, "the platform refused this node")
+
+
+SIGNALLED = """
+import sys, threading, time
+from client.runner import stop_at_signals
+stop = stop_at_signals()
+print("ready", flush=True)
+ends = time.monotonic() + 2
+while time.monotonic() < ends:
+    stop.wait(0.0001) if not stop.is_set() else time.sleep(0)
+print("stopped" if stop.is_set() else "went on", flush=True)
+"""
+
+
+def test_a_runner_is_stopped_by_any_number_of_signals_at_any_moment():
+    with subprocess.Popen(
+        [sys.executable, "-c", SIGNALLED], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as runner:
+        try:
+            assert runner.stdout.readline() == "ready\n"
+            began = time.monotonic()
+            while time.monotonic() < began + 1.5:
+                runner.send_signal(signal.SIGTERM)
+            assert runner.communicate(timeout=20)[0] == "stopped\n"
+        finally:
+            runner.kill()
