@@ -133,6 +133,6 @@ def test_orders_that_cannot_be_read_are_told_here_without_a_cell(tmp_path, setti
 
 def test_a_configuration_that_cannot_be_used_ends_the_process_with_the_reason(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("client.shop_main.configure_log", lambda *_: None)
-    monkeypatch.setattr("client.shop_main.signal.signal", lambda *_: None)
+    monkeypatch.setattr("client.shop_main.stop_at_signals", threading.Event)
     assert main(["--config", str(tmp_path / "none.toml")]) == 2
     assert "pp-client init" in caplog.records[-1].why
