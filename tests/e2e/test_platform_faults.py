@@ -134,6 +134,10 @@ def test_each_kill_costs_at_most_one_round(life):
     assert done == list(range(1, life.rounds + 1))
 
 
+def test_everybody_takes_part_again(life):
+    assert set(rounds_played(life.deployment, life.plan)[-1].merchants) == set(NAMES)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nobody_is_charged_twice_for_a_task_nor_for_more_than_the_rounds_and_the_kills(life, name):
     charged, used = (
