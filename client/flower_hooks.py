@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from logging import ERROR
+from logging import ERROR, WARNING
 from types import ModuleType
 from typing import Any
 
@@ -42,7 +42,7 @@ from flwr.supernode.nodestate.in_memory_nodestate import (
     MessageEntry,
 )
 from flwr.supernode.servicer.runtime import runtime_handlers
-from flwr.supernode.start_client_internal import _pull_and_store_message
+from flwr.supernode.start_client_internal import _pull_and_store_message, _push_messages
 
 MOST_TIMES_GIVEN = 3  # a task that ends the runner this often is answered with an error: no loop of crashes
 NOTHING = Fab(hash_str=hashlib.sha256(b"").hexdigest(), content=b"", verifications={})
@@ -59,6 +59,7 @@ def tighten() -> None:
     follow_no_redirect()
     look_often()
     take_a_message_or_leave_it()
+    answer_before_the_next()
     serve_one_runner()
     end_when_a_thread_ends()
     sign_off_whatever_comes()
@@ -141,16 +142,16 @@ class _Pace:
 
 
 def take_a_message_or_leave_it() -> None:
-    """A message whose run ends while its parts come is forgotten, task and all.
+    """A message whose run ends while its parts come is forgotten, task and all; one whose parts all came is kept.
 
-    Stock SuperNode forgets it for every failure but this one, which is no `Exception`. The runner would wait for the
-    missing parts until it gives up, and answer; and since SuperNode waits for one reply a message, each later reply
-    would wait for the next message: a round late, and paid for in vain, for as long as SuperNode lives.
+    Stock SuperNode forgets it for every failure but the end of the run, which is no `Exception`. The runner would wait
+    for the missing parts until it gives up, and answer. And where only its confirmation is lost, stock SuperNode
+    forgets a message that the runner may have answered by then, and paid for.
     """
 
     def taken(**how: Any) -> int | None:
-        for name in ("pull_object", "confirm_message_received"):
-            how[name] = _failing(how[name])
+        how["pull_object"] = _failing(how["pull_object"])
+        how["confirm_message_received"] = _failing(_trying(how["confirm_message_received"]))
         return _pull_and_store_message(**how)
 
     _replace(loop, "_pull_and_store_message", taken)
@@ -164,6 +165,31 @@ def _failing(call: Callable[..., Any]) -> Callable[..., Any]:
             raise RuntimeError("the run is over") from over
 
     return called
+
+
+def _trying(call: Callable[..., Any]) -> Callable[..., Any]:
+    def called(*arguments: Any) -> Any:
+        try:
+            return call(*arguments)
+        except Exception as failure:  # the end of the run is none
+            log(WARNING, "The platform did not hear that a message came: %s", type(failure).__name__)
+
+    return called
+
+
+def answer_before_the_next() -> None:
+    """The next message is taken when none waits for its reply.
+
+    Stock SuperNode waits for any one reply. Once a reply is there whose message is gone, such as after a cut, each
+    later reply would wait for the next message: a round late, and paid for in vain, for as long as SuperNode lives.
+    """
+
+    def pushed(*, state: OneRunnerState, **how: Any) -> None:
+        _push_messages(state=state, **how)
+        while state.owes_a_reply():
+            _push_messages(state=state, **how)
+
+    _replace(loop, "_push_messages", pushed)
 
 
 def end_when_a_thread_ends() -> None:
@@ -249,6 +275,11 @@ class OneRunnerState(InMemoryNodeState):
     def _on_task_tokens_expired(self, tasks: list[Task]) -> None:
         self._drop_unfinished_replies({task.run_id for task in tasks})
         super()._on_task_tokens_expired(tasks)
+
+    def owes_a_reply(self) -> bool:
+        """Whether a message of the platform is here whose reply has not been sent."""
+        with self.lock_msg_store:
+            return any(entry.message.metadata.reply_to_message_id == "" for entry in self.msg_store.values())
 
     def _is_whole(self, message_id: str) -> bool:
         tree = self.object_store.get_object_tree(message_id)
