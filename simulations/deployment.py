@@ -23,7 +23,7 @@ import httpx
 
 from pp_model.errors import PurchasePowerError
 
-STOP_SECONDS = 40.0
+STOP_SECONDS = 60.0  # two graces of a merchant's daemon, and as much again on a busy machine
 READY_SECONDS = 90.0
 MODULES = {"pp-server": "server.cli", "pp-client": "client.cli"}
 

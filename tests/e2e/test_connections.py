@@ -38,7 +38,8 @@ def traces(tmp_path_factory):
             place = ["--home", str(deployment.platform_home)] if name == "run" else ["--config", config(deployment)]
             line = traced(command(*arguments, *place), files.setdefault(name, deployment.root / f"{name}.trace"))
             subprocess.run(line, env=clean_environment(), timeout=RUN_SECONDS, check=True, stdout=subprocess.DEVNULL)
-        assert set(deployment.stop().values()) == {0}
+        stopped = deployment.stop()
+        assert set(stopped.values()) == {0}, (stopped, [tail(program.log) for program in programs.values()])
         for name, program in programs.items():
             wait_until(partial(has_ended, files[name], program.process.pid), 20, what=f"the end of {name}'s trace")
         yield deployment, {name: read_trace(file) for name, file in files.items()}
