@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from simulations.deployment import Deployment, clean_environment, command, wait_until
+from simulations.deployment import Deployment, clean_environment, command, tail, wait_until
 from tests.support.deployed import RUN_SECONDS, await_agreement, here, offer_plan, open_shop, settings_of
 from tests.support.traced import Contact, has_ended, read_trace, strace_is_missing, traced
 
