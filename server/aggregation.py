@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from pp_model.clipping import update_norm
 from pp_model.errors import ArraysError, ProtocolError
 from pp_model.protocol import Release
 from pp_model.serialization import Arrays, Shapes, check_arrays
+from server.running_mean import RunningMean, blocks_of
 
 
 class RejectionCode(StrEnum):
@@ -55,7 +57,7 @@ def validate_release(release: Release, *, task: str, shapes: Shapes, update_clip
         update = check_arrays(release.update, shapes)
     except ArraysError as error:
         raise RejectedReleaseError(_fault(release.update, shapes), str(error)) from error
-    norm = update_norm(update)
+    norm = norm_in_blocks(update)
     if noised and norm == 0:
         raise RejectedReleaseError(RejectionCode.ZERO, "it is all zeros, and the plan adds noise to every number")
     if not norm <= update_clip_norm:
@@ -65,19 +67,12 @@ def validate_release(release: Release, *, task: str, shapes: Shapes, update_clip
     return update
 
 
-def mean_update(updates: Iterable[Arrays]) -> Arrays:
-    """The sum of the updates divided by how many merchants released, which the platform knows; {} of none.
-
-    Reads the updates one at a time, so memory does not grow with the merchants. Sums in float64.
-    """
-    total: dict[str, NDArray[np.float64]] = {}
-    count = 0
-    for update in updates:
-        count += 1
-        for name, array in update.items():
-            total.setdefault(name, np.zeros(array.shape))
-            total[name] += array
-    return {name: (array / count).astype(np.float32) for name, array in total.items()}
+def norm_in_blocks(update: Arrays) -> float:
+    """`update_norm`, in the memory of one block beside the update."""
+    flat = {name: array.reshape(-1) for name, array in update.items()}
+    return update_norm(
+        {f"{name}/{block.start}": array[block] for name, array in flat.items() for block in blocks_of(array.size)}
+    )
 
 
 def trimmed_mean(updates: Sequence[Arrays], *, trim: int) -> Arrays:
@@ -107,17 +102,50 @@ def median(updates: Sequence[Arrays]) -> Arrays:
     return {name: np.median(stack, axis=0).astype(np.float32) for name, stack in _stacked(updates)}
 
 
-def aggregate(updates: Iterable[Arrays], *, method: str) -> Arrays:
-    """One update of many, by the plan's `aggregation`; {} of none.
+class Aggregator(Protocol):
+    """One update of many."""
 
-    "trimmed_mean" leaves out a fifth of the merchants at each end, at least one where there are three or more.
+    def add(self, update: Arrays) -> None:
+        """Takes one more, of the same names and shapes as all before."""
+
+    def result(self) -> Arrays:
+        """One update of all that were added; {} of none."""
+
+
+def aggregator(method: str) -> Aggregator:
+    """By the plan's `aggregation`.
+
+    "mean" forgets each update when it has added it. "trimmed_mean", which leaves out a fifth of the merchants at each
+    end, at least one where there are three or more, and "median" need all of them at the end, so their memory grows
+    with the merchants: three models for each of them at the most.
     """
-    if method == "mean":
-        return mean_update(updates)
-    held = list(updates)
-    if method == "median":
-        return median(held)
-    return trimmed_mean(held, trim=min(max(1, len(held) // 5), max(0, len(held) - 1) // 2))
+    return RunningMean() if method == "mean" else _AllTogether(median if method == "median" else _fifth_trimmed)
+
+
+def aggregate(updates: Iterable[Arrays], *, method: str) -> Arrays:
+    """One update of many, by the plan's `aggregation`, in the order given; {} of none. See `aggregator`."""
+    one = aggregator(method)
+    for update in updates:
+        one.add(update)
+        del update  # before the next is made
+    return one.result()
+
+
+class _AllTogether:
+    def __init__(self, of_all: Callable[[Sequence[Arrays]], Arrays]) -> None:
+        self._of_all = of_all
+        self._updates: list[Arrays] = []
+
+    def add(self, update: Arrays) -> None:
+        self._updates.append(update)
+
+    def result(self) -> Arrays:
+        return self._of_all(self._updates)
+
+
+def _fifth_trimmed(updates: Sequence[Arrays]) -> Arrays:
+    merchants = len(updates)
+    return trimmed_mean(updates, trim=min(max(1, merchants // 5), max(0, merchants - 1) // 2))
 
 
 def _stacked(updates: Sequence[Arrays]) -> Iterable[tuple[str, NDArray[np.float32]]]:

@@ -6,7 +6,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -24,9 +25,10 @@ from flower_edge.bounds import check_unpacked_size
 from flower_edge.records import MAX_ARRAY_BYTES, MAX_ARRAYS
 
 FETCHERS = 4  # the SuperLink is one process; more do not make it faster
-OBJECTS_A_TURN = 16  # then it is another reply's turn
+OBJECTS_A_TURN = 24  # then it is another reply's turn; enough for the largest message that `to_record` makes
 MAX_OBJECTS = 2 * MAX_ARRAYS + 16  # an array is two objects, and there are a few records around them
 MAX_BYTES = MAX_ARRAY_BYTES + 2**22
+PARTS_BYTES = MAX_BYTES  # of parts kept between the turns of replies, all of them together
 FIRST_PAUSE, LONGEST_PAUSE = 0.25, 5.0  # seconds before an object that was not there is asked for again
 ASK_AGAIN_SECONDS = 10.0  # for a node that answered with an error to come back
 POLL_SHARE = 4  # a pause is at least this many times as long as the poll before it
@@ -35,28 +37,32 @@ NODES_SECONDS = 1.0
 log = logging.getLogger(__name__)
 
 
-def exchange(grid: Grid, messages: Iterable[Message], *, timeout: float, poll_seconds: float = 0.25) -> list[Message]:
-    """The replies that were complete `timeout` seconds after the call, or as soon as all are.
+def exchange(
+    grid: Grid, messages: Iterable[Message], *, timeout: float, poll_seconds: float = 0.25
+) -> Iterator[Message]:
+    """The replies as they come, until all have or `timeout` seconds after the first was asked for.
 
     At most one reply to each message, each of them naming it. On Flower's own Grid nobody can hold up another's reply
     or the end: a reply whose parts never come, or are too many, counts as an error of its sender, and while the
     SuperLink is away, what has come counts. A node that answered with an error is asked once more where half of the
     time is left and it is connected within `ASK_AGAIN_SECONDS`: the task is the same, so what it has paid for comes
-    back.
+    back. No more than a few replies are in memory, however many nodes there are: as soon as those are waiting to be
+    taken, no other is fetched.
 
     Any other Grid sends and receives as it does by itself.
 
     Args:
-        messages: one to a node.
+        messages: one to a node; sent when the first reply is asked for.
         poll_seconds: between two looks for replies; longer where looking takes the SuperLink long.
 
     Raises:
         RunNotRunningException: the run was stopped.
     """
     sent = list(messages)
-    if not isinstance(grid, HttpGrid):
-        return list(grid.send_and_receive(sent, timeout=timeout))
-    return _Exchange(grid, sent, timeout=timeout, poll_seconds=poll_seconds).replies()
+    if isinstance(grid, HttpGrid):
+        yield from _Exchange(grid, sent, timeout=timeout, poll_seconds=poll_seconds).replies()
+    else:
+        yield from grid.send_and_receive(sent, timeout=timeout)
 
 
 def node_ids(grid: Grid, *, timeout: float) -> list[int]:
@@ -94,8 +100,10 @@ class _Fetch:
 
     asked: str
     reply_id: str
+    objects: list[str]
     missing: list[str]
     contents: dict[str, bytes] = field(default_factory=dict)
+    kept_bytes: int = 0  # of `contents`, between two turns
     pause: float = FIRST_PAUSE
     due: float = 0.0
 
@@ -112,35 +120,59 @@ class _Exchange:
         self._over = threading.Event()
         self._failure: BaseException | None = None
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)  # a reply came or was taken, or it is over
         self._asked: dict[str, Message] = {}  # by message id, the first message to each node
         self._open: set[str] = set()  # those without a final reply
         self._pending: dict[str, str] = {}  # message id that a reply may name -> id of the first message
         self._again: dict[str, Message] = {}  # error replies of nodes that may be asked once more
         self._again_until: dict[str, float] = {}
         self._asked_again: set[str] = set()
-        self._replies: dict[str, Message] = {}
+        self._ready: deque[Message] = deque()  # to be taken
+        self._kept_bytes = 0
         self._work: queue.SimpleQueue[_Fetch] = queue.SimpleQueue()
         self._parked: list[_Fetch] = []
         self._nodes_at = 0.0
 
-    def replies(self) -> list[Message]:
+    def replies(self) -> Iterator[Message]:
         if not self._messages:
-            return []
+            return
         for target in [self._pump, *[self._fetcher] * FETCHERS]:
             threading.Thread(target=self._guarded, args=(target,), daemon=True).start()
-        self._over.wait(self._deadline - time.monotonic())
-        self._over.set()
-        if self._failure is not None:
-            raise self._failure
+        try:
+            while self._one_is_ready():
+                yield self._take()
+        finally:
+            self._end()
         with self._lock:
-            return list((self._again | self._replies).values())
+            never_asked_again = list(self._again.values())
+        yield from never_asked_again
+
+    def _one_is_ready(self) -> bool:
+        """Waits for the next reply; False where there will be none."""
+        with self._changed:
+            left = self._deadline - time.monotonic()
+            self._changed.wait_for(lambda: self._ready or self._over.is_set(), timeout=left)
+            if self._failure is not None:
+                raise self._failure
+            return bool(self._ready)
+
+    def _take(self) -> Message:
+        with self._changed:
+            self._changed.notify_all()
+            return self._ready.popleft()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._over.set()
+            self._changed.notify_all()
 
     def _guarded(self, target: Callable[[], None]) -> None:
         try:
             target()
         except BaseException as error:
-            self._failure = error
-            self._over.set()
+            if not self._over.is_set():
+                self._failure = error
+                self._end()
 
     def _pump(self) -> None:
         while not self._asked and not self._over.is_set():
@@ -180,7 +212,7 @@ class _Exchange:
             if asked is None:
                 continue
             objects = list(dict.fromkeys(node.object_id for node in iterate_object_tree(tree)))
-            fetch = _Fetch(asked=asked, reply_id=reply.metadata.message_id, missing=objects)
+            fetch = _Fetch(asked=asked, reply_id=reply.metadata.message_id, objects=objects, missing=list(objects))
             if len(objects) > MAX_OBJECTS:
                 self._unusable(fetch)
             else:
@@ -189,13 +221,20 @@ class _Exchange:
     def _fetcher(self) -> None:
         while not self._over.is_set():
             try:
-                fetch = self._work.get(timeout=self._poll_seconds)
+                if self._has_room():
+                    self._advance(self._work.get(timeout=self._poll_seconds))
             except queue.Empty:
                 continue
-            self._advance(fetch)
+
+    def _has_room(self) -> bool:
+        """Waits while enough replies are waiting to be taken."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._ready) < FETCHERS, timeout=self._poll_seconds)
 
     def _advance(self, fetch: _Fetch) -> None:
-        """One turn of a reply: a few objects, and then it is done, hopeless, parked or at the end of the queue."""
+        """One turn of a reply: some objects, and then it is done, hopeless, parked or at the end of the queue."""
+        self._unkeep(fetch)
+        size = sum(map(len, fetch.contents.values()))
         for _ in range(min(OBJECTS_A_TURN, len(fetch.missing))):
             try:
                 response = self._grid._runtime_client.PullObject(
@@ -210,13 +249,32 @@ class _Exchange:
             if not response.object_available:
                 self._park(fetch)
                 return
+            size += len(response.object_content)
+            if size > MAX_BYTES:
+                self._unusable(fetch)
+                return
             fetch.contents[fetch.missing.pop()] = response.object_content
-        if sum(map(len, fetch.contents.values())) > MAX_BYTES:
-            self._unusable(fetch)
-        elif fetch.missing:
+        if fetch.missing:
+            self._keep(fetch)
             self._work.put(fetch)
         else:
             self._complete(fetch)
+
+    def _keep(self, fetch: _Fetch) -> None:
+        """What has come of it waits for its next turn; where others' parts take all the room, it begins anew then."""
+        size = sum(map(len, fetch.contents.values()))
+        with self._lock:
+            if self._kept_bytes + size <= PARTS_BYTES:
+                self._kept_bytes += size
+                fetch.kept_bytes = size
+                return
+        fetch.contents.clear()
+        fetch.missing = list(fetch.objects)
+
+    def _unkeep(self, fetch: _Fetch) -> None:
+        with self._lock:
+            self._kept_bytes -= fetch.kept_bytes
+            fetch.kept_bytes = 0
 
     def _complete(self, fetch: _Fetch) -> None:
         self._confirm(fetch)
@@ -226,9 +284,11 @@ class _Exchange:
         except Exception as error:  # whatever a merchant can put together
             log.warning("reply unreadable", extra={"error": type(error).__name__})
             message = self._error_for(fetch.asked)
+        fetch.contents.clear()
         self._came(fetch.asked, message)
 
     def _park(self, fetch: _Fetch) -> None:
+        self._keep(fetch)
         fetch.due, fetch.pause = time.monotonic() + fetch.pause, min(2 * fetch.pause, LONGEST_PAUSE)
         with self._lock:
             self._parked.append(fetch)
@@ -242,6 +302,7 @@ class _Exchange:
             self._work.put(fetch)
 
     def _unusable(self, fetch: _Fetch) -> None:
+        fetch.contents.clear()
         self._confirm(fetch)
         self._came(fetch.asked, self._error_for(fetch.asked))
 
@@ -255,20 +316,25 @@ class _Exchange:
             )
         )
 
-    def _error_for(self, asked: str) -> Message:
-        return Message(Error(ErrorCode.MESSAGE_UNAVAILABLE), reply_to=self._asked[asked])
+    def _error_for(self, asked: str, code: int = ErrorCode.MESSAGE_UNAVAILABLE) -> Message:
+        return Message(Error(code), reply_to=self._asked[asked])
 
     def _came(self, asked: str, message: Message) -> None:
+        if message.has_error():
+            message = self._error_for(asked, message.error.code)  # its text could be long, and nobody reads it
         message.metadata.__dict__["_reply_to_message_id"] = asked  # also where it replies to the second asking
-        with self._lock:
+        with self._changed:
             now = time.monotonic()
+            if self._over.is_set() or now > self._deadline:
+                return
             until = self._again_until.setdefault(asked, min(now + ASK_AGAIN_SECONDS, self._half_time))
             if message.has_error() and asked not in self._asked_again and now < until:
                 self._again[asked] = message
-            else:
-                self._again.pop(asked, None)
-                self._replies[asked] = message
-                self._open.discard(asked)
+                return
+            self._again.pop(asked, None)
+            self._ready.append(message)
+            self._changed.notify_all()
+            self._open.discard(asked)
         self._finish()
 
     def _ask_again(self) -> None:
@@ -305,9 +371,8 @@ class _Exchange:
             self._again.pop(asked)
 
     def _finish(self) -> None:
-        with self._lock:
-            if not self._open:
-                self._over.set()
+        if not self._open:
+            self._end()
 
 
 def _log_unreached(error: httpx.HTTPError) -> None:

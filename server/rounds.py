@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from pp_model.clipping import update_norm
 from pp_model.errors import ProtocolError, PurchasePowerError
 from pp_model.plan import TrainingPlan
 from pp_model.protocol import Refusal, RefusalCode, Wire, reply_from_wire
 from pp_model.serialization import Arrays, Shapes
-from server.aggregation import RejectedReleaseError, RejectionCode, aggregate, validate_release
+from server.aggregation import RejectedReleaseError, RejectionCode, aggregator, norm_in_blocks, validate_release
+from server.in_order import InOrder
 from server.optimizer import ServerOptimizer
 
 MAX_VOID_ROUNDS = 3
@@ -74,40 +74,55 @@ class RoundOutcome:
 
 
 def collect(
-    answers: Iterable[tuple[int, Answer]], *, plan: TrainingPlan, round: int, task: str, trainable: Shapes
+    answers: Iterable[tuple[int, Answer]],
+    *,
+    cohort: Sequence[int],
+    plan: TrainingPlan,
+    round: int,
+    task: str,
+    trainable: Shapes,
 ) -> RoundOutcome:
     """The outcome of a round. No answer, however wrong, ends the round or touches another merchant's.
 
+    Each answer is checked, added and forgotten as it comes: with the aggregation "mean", memory does not grow with the
+    merchants. The others keep all updates to the end. See `InOrder` for what comes before its turn.
+
     Args:
-        answers: (node, answer), one for every merchant asked, in the order in which they are to be summed; read once.
+        answers: (node, answer), at most one for each of the cohort, in any order; read once, as they come.
+        cohort: the nodes asked, in the order in which their updates are to be summed; who is not in `answers` gave no
+            reply.
         task: fingerprint of the task that all of them were given.
         trainable: the shapes that a release must have.
     """
     refusals: dict[int, RefusalCode] = {}
-    rejections: dict[int, RejectionCode] = {}
-    nodes: list[int] = []
+    rejections = dict.fromkeys(cohort, RejectionCode.NO_REPLY)  # until it is known better
+    aggregate = aggregator(plan.server.aggregation)
+    updates = InOrder(cohort, aggregate.add)
 
-    def valid_updates() -> Iterator[Arrays]:
-        for node, answer in answers:
-            nodes.append(node)
-            read = _read(answer, task=task, plan=plan, trainable=trainable)
-            if isinstance(read, RefusalCode):
-                refusals[node] = read
-            elif isinstance(read, RejectionCode):
-                rejections[node] = read
-            else:
-                yield read
+    def take(node: int, answer: Answer) -> None:
+        read = _read(answer, task=task, plan=plan, trainable=trainable)
+        if isinstance(read, RejectionCode):
+            rejections[node] = read
+        else:
+            del rejections[node]
+        if isinstance(read, RefusalCode):
+            refusals[node] = read
+        updates.came(node, read if isinstance(read, dict) else None)
 
-    update = aggregate(valid_updates(), method=plan.server.aggregation)
-    completions = len(nodes) - len(refusals) - len(rejections)
+    for node, answer in answers:
+        take(node, answer)
+        del answer  # while the next is waited for
+    updates.end()
+    update = aggregate.result()
+    completions = len(cohort) - len(refusals) - len(rejections)
     return RoundOutcome(
         round=round,
-        cohort=len(nodes),
+        cohort=len(cohort),
         completions=completions,
         update=update,
-        norm=update_norm(update),
+        norm=norm_in_blocks(update),
         void=completions < plan.server.min_completions,
-        refusals=refusals,
+        refusals={node: refusals[node] for node in cohort if node in refusals},
         rejections=rejections,
     )
 

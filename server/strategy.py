@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -21,7 +21,7 @@ from flower_edge.records import (
 )
 from pp_model.errors import ProtocolError
 from pp_model.plan import TrainingPlan
-from pp_model.protocol import Anchor, Task
+from pp_model.protocol import Anchor, Task, Wire
 from pp_model.serialization import Shapes
 from server.aggregation import RejectionCode
 from server.exchange import exchange, node_ids
@@ -119,11 +119,13 @@ class PurchasePowerStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The model after the round, or None where the round is void. Metrics: none, ever."""
-        by_node = replies_by_node(self.asked, replies)
-        self._remember_anchors(by_node)
+        """The model after the round, or None where the round is void. Metrics: none, ever.
+
+        Each reply is used and forgotten as it comes.
+        """
         outcome = collect(
-            ((node, answer_of(by_node[node])) for node in by_node),
+            self._answers(replies),
+            cohort=[message.metadata.dst_node_id for message in self.asked],
             plan=self.plan,
             round=server_round,
             task=self._task,
@@ -157,14 +159,22 @@ class PurchasePowerStrategy(Strategy):
     def _addressed(self, record: RecordDict, node: int) -> RecordDict:
         return record if self._anchors is None else with_anchor(record, self._anchors.known(node))
 
-    def _remember_anchors(self, by_node: Mapping[int, Message | None]) -> None:
+    def _answers(self, replies: Iterable[Message]) -> Iterator[tuple[int, Answer]]:
+        for node, reply in first_replies(self.asked, replies):
+            answer = answer_of(reply)
+            if isinstance(answer, Wire):  # of what is not one of our messages, nothing is believed
+                self._remember_anchor(node, reply)
+            del reply
+            yield node, answer
+            del answer
+
+    def _remember_anchor(self, node: int, reply: Message) -> None:
         """An older entry of the same ledger is a copy put back: what is known of it stays, and every task says so."""
         if self._anchors is None:
             return
-        for node, reply in by_node.items():
-            anchor, known = _anchor_of(reply), self._anchors.known(node)
-            if anchor and (known is None or anchor.ledger != known.ledger or anchor.seq > known.seq):
-                self._anchors.seen(node, anchor)
+        anchor, known = _anchor_of(reply), self._anchors.known(node)
+        if anchor and (known is None or anchor.ledger != known.ledger or anchor.seq > known.seq):
+            self._anchors.seen(node, anchor)
 
 
 def connected_nodes(
@@ -198,27 +208,26 @@ def _invited(connected: Iterable[int], merchants: Callable[[], Mapping[int, str]
     return sorted(set(connected) & names.keys(), key=lambda node: (names[node], node))
 
 
-def replies_by_node(asked: Iterable[Message], replies: Iterable[Message]) -> dict[int, Message | None]:
-    """Each node asked and the reply to its message, in the order of the messages asked.
+def first_replies(asked: Iterable[Message], replies: Iterable[Message]) -> Iterator[tuple[int, Message]]:
+    """Each node that replied and its reply, as they come.
 
     A reply belongs to the message that it replies to, not to the node it names: an error reply names the link. Replies
     to anything else, and second replies, are logged and dropped.
     """
-    node_of = {message.metadata.message_id: message.metadata.dst_node_id for message in asked}
-    reply_to: dict[int, Message | None] = dict.fromkeys(node_of.values())
+    waiting: dict[str, int] | None = None
     for reply in replies:
-        node = node_of.get(reply.metadata.reply_to_message_id)
-        if node is None or reply_to[node] is not None:
+        if waiting is None:  # not before: a Grid numbers the messages when it sends them
+            waiting = {message.metadata.message_id: message.metadata.dst_node_id for message in asked}
+        node = waiting.pop(reply.metadata.reply_to_message_id, None)
+        if node is None:
             log.warning("stray reply dropped", extra={"node": reply.metadata.src_node_id})
         else:
-            reply_to[node] = reply
-    return reply_to
+            yield node, reply
+        del reply  # while the next is waited for
 
 
-def answer_of(reply: Message | None) -> Answer:
+def answer_of(reply: Message) -> Answer:
     """What a reply says, or why it says nothing."""
-    if reply is None:
-        return RejectionCode.NO_REPLY
     if not reply.has_content():
         return RejectionCode.ERROR
     try:
@@ -227,12 +236,8 @@ def answer_of(reply: Message | None) -> Answer:
         return RejectionCode.MALFORMED
 
 
-def _anchor_of(reply: Message | None) -> Anchor | None:
-    """Only of a reply that is one of ours: of anything else, nothing is believed."""
-    if reply is None or not reply.has_content():
-        return None
+def _anchor_of(reply: Message) -> Anchor | None:
     try:
-        wire_from_record(reply.content)
         return anchor_from_record(reply.content)
     except ProtocolError:
         return None

@@ -186,7 +186,7 @@ def senders(asked: list[Message], replies: list[Message]) -> dict[int, int | Non
 def test_everybodys_reply_comes_back_whole(link, grid, tmp_path):
     with nodes(link, tmp_path, 3, lambda message: answered(message, arrays=5)) as merchants:
         asked = messages_to(merchants, arrays=5)
-        replies = exchange(grid, asked, timeout=30.0)
+        replies = list(exchange(grid, asked, timeout=30.0))
     assert senders(asked, replies) == {node.node_id: node.node_id for node in merchants}
     for reply in replies:
         assert {name: array.numpy()[0, 0] for name, array in reply.content["arrays"].items()} == {
@@ -199,7 +199,7 @@ def test_a_merchant_that_withholds_its_reply_holds_up_nobody_and_the_round_ends_
         for node in merchants[:2]:
             node.withheld = True
         asked, began = messages_to(merchants), time.monotonic()
-        replies = exchange(grid, asked, timeout=3.0)
+        replies = list(exchange(grid, asked, timeout=3.0))
         seconds = time.monotonic() - began
     assert senders(asked, replies) == {node.node_id: node.node_id for node in merchants[2:]}
     assert 3.0 <= seconds < 4.0
@@ -214,7 +214,7 @@ def test_a_merchant_that_failed_is_asked_once_more_and_its_answer_counts(link, g
 
     with nodes(link, tmp_path, 1, answer) as merchants:
         asked = messages_to(merchants)
-        replies = exchange(grid, asked, timeout=30.0)
+        replies = list(exchange(grid, asked, timeout=30.0))
     assert senders(asked, replies) == {merchants[0].node_id: merchants[0].node_id}
     assert len(set(merchants[0].took)) == 2
 
@@ -240,7 +240,7 @@ def test_a_merchant_that_goes_and_comes_back_within_the_round_is_asked_again(lin
         back = threading.Thread(target=come_back)
         back.start()
         asked = messages_to(merchants)
-        replies = exchange(grid, asked, timeout=30.0)
+        replies = list(exchange(grid, asked, timeout=30.0))
         back.join()
     assert senders(asked, replies) == {merchants[0].node_id: merchants[0].node_id}
 

