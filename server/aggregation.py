@@ -13,7 +13,7 @@ from pp_model.clipping import update_norm
 from pp_model.errors import ArraysError, ProtocolError
 from pp_model.protocol import Release
 from pp_model.serialization import Arrays, Shapes, check_arrays
-from server.running_mean import RunningMean, blocks_of
+from server.running_mean import RunningMean
 
 
 class RejectionCode(StrEnum):
@@ -57,7 +57,7 @@ def validate_release(release: Release, *, task: str, shapes: Shapes, update_clip
         update = check_arrays(release.update, shapes)
     except ArraysError as error:
         raise RejectedReleaseError(_fault(release.update, shapes), str(error)) from error
-    norm = norm_in_blocks(update)
+    norm = update_norm(update)
     if noised and norm == 0:
         raise RejectedReleaseError(RejectionCode.ZERO, "it is all zeros, and the plan adds noise to every number")
     if not norm <= update_clip_norm:
@@ -65,14 +65,6 @@ def validate_release(release: Release, *, task: str, shapes: Shapes, update_clip
             RejectionCode.NORM, f"its norm is {norm:.3g}; allowed: update_clip_norm = {update_clip_norm:g}"
         )
     return update
-
-
-def norm_in_blocks(update: Arrays) -> float:
-    """`update_norm`, in the memory of one block beside the update."""
-    flat = {name: array.reshape(-1) for name, array in update.items()}
-    return update_norm(
-        {f"{name}/{block.start}": array[block] for name, array in flat.items() for block in blocks_of(array.size)}
-    )
 
 
 def trimmed_mean(updates: Sequence[Arrays], *, trim: int) -> Arrays:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from pp_model.clipping import update_norm
 from pp_model.errors import ProtocolError, PurchasePowerError
 from pp_model.plan import TrainingPlan
 from pp_model.protocol import Refusal, RefusalCode, Wire, reply_from_wire
 from pp_model.serialization import Arrays, Shapes
-from server.aggregation import RejectedReleaseError, RejectionCode, aggregator, norm_in_blocks, validate_release
+from server.aggregation import RejectedReleaseError, RejectionCode, aggregator, validate_release
 from server.in_order import InOrder
 from server.optimizer import ServerOptimizer
 
@@ -120,7 +121,7 @@ def collect(
         cohort=len(cohort),
         completions=completions,
         update=update,
-        norm=norm_in_blocks(update),
+        norm=update_norm(update),
         void=completions < plan.server.min_completions,
         refusals={node: refusals[node] for node in cohort if node in refusals},
         rejections=rejections,

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pp_model.clipping import clip_update, clipped_sum, update_norm
+from pp_model.clipping import _BLOCK, clip_update, clipped_sum, update_norm
 
 any_float = st.floats(allow_nan=True, allow_infinity=True, allow_subnormal=True)
 any_float32 = st.floats(allow_nan=True, allow_infinity=True, width=32)
@@ -190,3 +190,11 @@ def test_clipping_leaves_the_callers_update_as_it_was():
     update = {"w": np.array([30.0, 40.0], np.float32)}
     clip_update(update, update_clip_norm=1.0)
     assert update["w"].tolist() == [30.0, 40.0]
+
+
+def test_every_block_of_a_large_update_counts_in_its_norm():
+    update = {"w": np.zeros((3, _BLOCK), np.float32), "v": np.full(_BLOCK + 1, 2.0, np.float32)}
+    update["w"][2, -1] = 3.0
+    assert update_norm(update) == np.sqrt(4.0 * (_BLOCK + 1) + 9.0)
+    update["w"][1, 0] = np.inf
+    assert update_norm(update) == np.inf

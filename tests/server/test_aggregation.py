@@ -7,18 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pp_model.clipping import clip_update, update_norm
+from pp_model.clipping import clip_update
 from pp_model.protocol import Release
 from server.aggregation import (
     RejectedReleaseError,
     RejectionCode,
     aggregate,
     median,
-    norm_in_blocks,
     trimmed_mean,
     validate_release,
 )
-from server.running_mean import BLOCK
 from tests.support.fake_merchants import TRAINABLE, filled, random_arrays
 
 TASK = "a" * 64
@@ -99,19 +97,6 @@ def test_checking_a_large_release_takes_a_third_of_its_memory_and_no_more():
         validate_release(release, task=TASK, shapes={"w": (2**20,)}, update_clip_norm=1024.0, noised=True)
 
     assert most_bytes_beside(checked) < update["w"].nbytes / 3
-
-
-@given(cohorts)
-def test_the_norm_in_blocks_is_that_of_the_whole(cohort):
-    assert norm_in_blocks({"a": cohort, "b": cohort[0]}) == update_norm({"a": cohort, "b": cohort[0]})
-
-
-def test_every_block_of_a_large_update_counts_in_its_norm():
-    update = {"w": np.zeros((3, BLOCK), np.float32), "v": np.full(BLOCK + 1, 2.0, np.float32)}
-    update["w"][2, -1] = 3.0
-    assert norm_in_blocks(update) == np.sqrt(4.0 * (BLOCK + 1) + 9.0)
-    update["w"][1, 0] = np.inf
-    assert norm_in_blocks(update) == np.inf
 
 
 @given(cohorts, st.data())
