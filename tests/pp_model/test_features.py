@@ -13,8 +13,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from pp_model import features
 from pp_model.errors import ConfigError
+from pp_model.feature_history import CATEGORY_BUCKETS
 from pp_model.features import (
     CORE_FEATURES,
     FEATURE_NAMES,
@@ -283,7 +283,7 @@ def test_names_are_unique_and_the_core_comes_first():
 def test_no_feature_is_an_id_a_text_or_a_product():
     """Hashed public category buckets are the only names that are looked at (D46, D54)."""
     named = [name for name in FEATURE_NAMES if "category" in name]
-    assert named == [f"category_share_{bucket}" for bucket in range(features.CATEGORY_BUCKETS)]
+    assert named == [f"category_share_{bucket}" for bucket in range(CATEGORY_BUCKETS)]
 
 
 def test_a_shop_without_orders_has_no_rows():

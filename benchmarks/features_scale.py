@@ -1,0 +1,265 @@
+"""Orders to features, labels and last-32 sequences, against a floor: `python benchmarks/features_scale.py`.
+
+The floor is the least that anyone does in numpy with as many orders: sort by customer and time in one packed key, eight
+sums and extremes of each customer, the last 32 values of one column. Both begin with unsorted columns in memory and end
+with arrays by customer; sorting is part of both. Every run is a process of its own: two calls, of which the cheaper one
+counts; CPU time of user and system; memory above what the columns took before. Floor and ours take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import datetime as dt
+import json
+import os
+import platform
+import pstats
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pp_model.features import FEATURE_NAMES, TOKEN_SIZES, FeatureSpec, build_examples, training_cutoffs
+from pp_model.schema import SECONDS_PER_DAY, OrderLog, day_start
+
+BAR, BAR_MEGABYTES = 1.1, 1_000.0
+FIRST_DAY, NUM_DAYS, LAST = dt.date(2023, 1, 1), 365, 32
+SPEC = FeatureSpec(horizon_days=28, sequence_length=LAST)
+END = FIRST_DAY + dt.timedelta(days=NUM_DAYS)
+PARTS = {  # part of our time -> the function that does it, with all that it calls
+    "fetching columns, lines of a day to baskets": "_baskets",
+    "past of each customer: kinds of events, visits, sums": "__init__",
+    "58 features": "feature_columns",
+    "tokens of the last 32 events": "_sequences",
+    "labels": "_labels",
+}
+
+
+def synthetic_log(orders: int, *, seed: int = 0) -> OrderLog:
+    """A year of orders of one line each, 40 a customer on average, some customers far busier; 3 % are returns."""
+    rng = np.random.default_rng(seed)
+    customers = max(orders // 40, 1)
+    returned = rng.random(orders) < 0.03
+    cents = np.maximum(np.exp(rng.standard_normal(orders) + 8), 1).astype(np.int64)
+    names = rng.integers(0, 2**31 - 1, 1_000).astype(np.int32)
+    return OrderLog(
+        customer=(rng.random(orders) ** 1.5 * customers).astype(np.int32),
+        timestamp=rng.integers(0, NUM_DAYS * SECONDS_PER_DAY, orders) + day_start(FIRST_DAY),
+        order=rng.integers(-(2**63), 2**63 - 1, orders),
+        spend_cents=np.where(returned, -cents, cents),
+        quantity=rng.integers(1, 6, orders).astype(np.int32),
+        category=names[rng.integers(0, len(names), orders)],
+        event_type=returned.astype(np.int8),
+        num_customers=customers,
+    )
+
+
+class Floor:
+    """Sort and reduceat. It reads narrow columns, made before the clock starts: the cheapest case for it."""
+
+    def __init__(self, log: OrderLog) -> None:
+        self.customer, self.second = log.customer, log.timestamp - day_start(FIRST_DAY)
+        self.amount, self.token = log.spend_cents.astype(np.float32), (log.category % 1_000).astype(np.int16)
+        self.since = (NUM_DAYS - 30) * SECONDS_PER_DAY
+
+    def eight_sums_one_token(self) -> list[Any]:
+        """What the bar is measured against."""
+        customer, second, amount, token, starts, ends = self._sorted()
+        recent = np.where(second >= self.since, amount, 0)
+        return [
+            *(customer[starts], ends - starts, second[starts], second[ends - 1]),
+            *(np.add.reduceat(amount, starts, dtype=np.float64), np.add.reduceat(recent, starts, dtype=np.float64)),
+            *(np.maximum.reduceat(amount, starts), np.minimum.reduceat(amount, starts)),
+            _last(token, starts, ends),
+        ]
+
+    def as_many_outputs_as_ours(self) -> list[Any]:
+        """One masked sum for each feature and the label, and the last tokens of four columns."""
+        _, second, amount, token, starts, ends = self._sorted()
+        step = NUM_DAYS * SECONDS_PER_DAY // len(FEATURE_NAMES)
+        sums = [
+            np.add.reduceat(np.where(second >= step * number, amount, 0), starts, dtype=np.float64)
+            for number in range(len(FEATURE_NAMES) + 1)
+        ]
+        return [*sums, *(_last(token + field, starts, ends) for field in range(len(TOKEN_SIZES)))]
+
+    def _sorted(self) -> tuple[Any, ...]:
+        bits = (NUM_DAYS * SECONDS_PER_DAY).bit_length()
+        key = self.customer.astype(np.int64) << bits | self.second
+        order = np.argsort(key)
+        key = key[order]
+        customer = key >> bits
+        starts = np.flatnonzero(np.diff(customer, prepend=-1))
+        ends = np.append(starts[1:], len(key))
+        return customer, key & (1 << bits) - 1, self.amount[order], self.token[order], starts, ends
+
+
+def _last(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    places = ends[:, None] + np.arange(-LAST, 0)
+    known = places >= starts[:, None]
+    return np.where(known, values[np.where(known, places, 0)], 0)
+
+
+def _work(name: str, log: OrderLog) -> Callable[[], Any]:
+    if name.startswith("ours"):
+        cutoffs = training_cutoffs(END, horizon_days=SPEC.horizon_days, count=int(name.removeprefix("ours ")))
+        return lambda: build_examples(log, cutoffs, SPEC)
+    floor = Floor(log)
+    return {"floor": floor.eight_sums_one_token, "wide floor": floor.as_many_outputs_as_ours}[name]
+
+
+def _megabytes(field: str) -> float:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(field)) / 1024
+
+
+def run_here(name: str, orders: int) -> dict[str, Any]:
+    """CPU seconds and extra memory of one kind of work, in this process; of ours also where the time goes."""
+    work = _work(name, synthetic_log(orders))
+    before, seconds = _megabytes("VmRSS"), []
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak counts from here
+    for _ in range(2):
+        start, system = time.process_time(), os.times().system
+        work()
+        seconds.append((time.process_time() - start, os.times().system - system))
+    found: dict[str, Any] = {"cpu": min(seconds)[0], "system": min(seconds)[1], "extra": _megabytes("VmHWM") - before}
+    if name == "ours 1":
+        found["parts"] = _parts(work)
+    return found
+
+
+def _parts(work: Callable[[], Any]) -> dict[str, float]:
+    profile = cProfile.Profile(time.process_time)
+    profile.runcall(work)
+    spent: dict[str, float] = {}
+    for (file, _, function), (_, _, _, inclusive, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
+        if Path(file).parent.name == "pp_model":
+            spent[function] = spent.get(function, 0.0) + inclusive
+    total = spent["build_examples"]
+    # Lines of a day are sorted by the same function; that time is in the baskets' part.
+    parts = {"keys and sort": (spent["sorted_blocks"] - spent["_sorted"]) / total}
+    parts |= {part: spent[name] / total for part, name in PARTS.items()}
+    return parts | {"putting the rows together, and the rest": 1 - sum(parts.values())}
+
+
+def _run(name: str, orders: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--orders", str(orders), "--only", name]
+    path = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    answer = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True, check=True)
+    return dict(json.loads(answer.stdout))
+
+
+def _middle(runs: list[dict[str, Any]], field: str) -> float:
+    return statistics.median(run[field] for run in runs)
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def measure(*, orders: int, pairs: int) -> dict[str, list[dict[str, Any]]]:
+    """Runs of everything, floor and ours in turns."""
+    runs: dict[str, list[dict[str, Any]]] = {"floor": [], "ours 1": [], "wide floor": [], "ours 4": []}
+    for _ in range(pairs):
+        for name in ("floor", "ours 1"):
+            runs[name].append(_run(name, orders))
+    for name in ("wide floor", "ours 4"):
+        runs[name].append(_run(name, orders))
+    return runs
+
+
+def _ratio(runs: dict[str, list[dict[str, Any]]], *, against: str = "floor") -> float:
+    if against != "floor":
+        return _middle(runs["ours 1"], "cpu") / _middle(runs[against], "cpu")
+    return statistics.median(
+        ours["cpu"] / floor["cpu"] for ours, floor in zip(runs["ours 1"], runs["floor"], strict=True)
+    )
+
+
+def table(runs: dict[str, list[dict[str, Any]]], *, orders: int) -> list[dict[str, Any]]:
+    """One row for each bar, and one without a bar for the floor of as many outputs."""
+    ours, floor = runs["ours 1"], runs["floor"]
+    return [
+        {
+            "what": f"{orders:,} orders to features and sequences, CPU / sort-and-reduceat floor",
+            "ratio": _ratio(runs),
+            "bar": BAR,
+            "detail": f"{_middle(ours, 'cpu'):.2f} s / {_middle(floor, 'cpu'):.2f} s",
+        },
+        {
+            "what": f"{orders:,} orders to features and sequences, extra memory / 1 GB",
+            "ratio": _middle(ours, "extra") / BAR_MEGABYTES,
+            "bar": 1.0,
+            "detail": f"{_middle(ours, 'extra'):.0f} MB; floor {_middle(floor, 'extra'):.0f} MB",
+        },
+        {
+            "what": f"{orders:,} orders to features and sequences, CPU / floor with as many outputs",
+            "ratio": _ratio(runs, against="wide floor"),
+            "bar": None,
+            "detail": f"{_middle(runs['wide floor'], 'cpu'):.2f} s for the floor",
+        },
+    ]
+
+
+def rows(*, quick: bool) -> list[dict[str, Any]]:
+    """What, ratio, bar and detail of each figure."""
+    orders = 1_000_000 if quick else 10_000_000
+    return table(measure(orders=orders, pairs=3 if quick else 5), orders=orders)
+
+
+def report(runs: dict[str, list[dict[str, Any]]], *, orders: int) -> str:
+    """The tables, as Markdown."""
+    ours, floor, four = runs["ours 1"], runs["floor"], runs["ours 4"][0]
+    user = [
+        (a["cpu"] - a["system"]) / (b["cpu"] - b["system"]) for a, b in zip(runs["ours 1"], runs["floor"], strict=True)
+    ]
+    lines = [
+        *("# Orders to features, labels and sequences", ""),
+        f"{orders:,} orders of {max(orders // 40, 1):,} customers over a year, one line an order; {_processor()}, "
+        f"{os.cpu_count()} cores, one thread, Python {platform.python_version()}, numpy {np.__version__}; "
+        f"medians of {len(ours)} pairs.",
+        *("", (__doc__ or "").split("\n\n", 1)[1].strip(), ""),
+        *("| What | ratio | bar | met | detail |", "| --- | --- | --- | --- | --- |"),
+    ]
+    for row in table(runs, orders=orders):
+        met = "" if row["bar"] is None else "yes" if row["ratio"] <= row["bar"] else "no"
+        lines.append(f"| {row['what']} | {row['ratio']:.2f} | {row['bar'] or '-'} | {met} | {row['detail']} |")
+    lines += [
+        "",
+        f"User time alone, without what the system takes for new memory: {statistics.median(user):.2f} times the floor "
+        f"(system: ours {_middle(ours, 'system'):.2f} s, floor {_middle(floor, 'system'):.2f} s).",
+        f"Four cutoffs: {four['cpu']:.2f} s, {four['extra']:.0f} MB extra.",
+        *("", "| Part of ours | share | seconds |", "| --- | --- | --- |"),
+    ]
+    for part in ours[0]["parts"]:
+        share = statistics.median(run["parts"][part] for run in ours)
+        lines.append(f"| {part} | {share:.0%} | {share * _middle(ours, 'cpu'):.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--orders", type=lambda text: int(float(text)), default=10_000_000)
+    parser.add_argument("--quick", action="store_true", help="a million orders, three pairs")
+    parser.add_argument("--only", metavar="WORK", help="one of floor, wide floor, ours 1, ours 4: JSON of one run")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "features_scale.md")
+    args = parser.parse_args()
+    if args.only:
+        print(json.dumps(run_here(args.only, args.orders)))
+        return
+    orders = 1_000_000 if args.quick else args.orders
+    text = report(measure(orders=orders, pairs=3 if args.quick else 5), orders=orders)
+    print(text)
+    if not args.quick:
+        args.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
