@@ -10,7 +10,7 @@ from client.ledger import PrivacyLedger
 from client.orders import read_orders
 from client.policy import Policy
 from client.sources import OrderSource
-from pp_model.dp_step import CustomerRows
+from pp_model.customer_rows import CustomerRows
 from pp_model.features import Examples, build_examples
 from pp_model.model import frozen_fingerprint, load_model
 from pp_model.plan import TrainingPlan

@@ -27,7 +27,7 @@ from client.sources import OrderSource
 from daemons.exit_codes import Exit
 from daemons.files import check_private
 from daemons.logs import configure_log
-from pp_model.dp_step import CustomerRows
+from pp_model.customer_rows import CustomerRows
 from pp_model.errors import BadOrdersError, ExpiredError, PurchasePowerError
 from pp_model.plan import TrainingPlan
 from pp_model.protocol import Task

@@ -14,10 +14,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from client.ledger import SealedReplyGoneError
-from client.policy import check_plan
+from client.policy import Policy, check_plan
 from client.shop import Shop
+from pp_model.accounting import PrivacyEvent
 from pp_model.errors import (
     ArraysError,
     BudgetExceededError,
@@ -27,12 +29,28 @@ from pp_model.errors import (
     PolicyError,
     ProtocolError,
 )
-from pp_model.model import array_shapes
+from pp_model.model import check_parameters
 from pp_model.protocol import Anchor, Refusal, RefusalCode, Release, Task, Wire, seal, task_from_wire, unseal
-from pp_model.serialization import check_arrays
+from pp_model.serialization import Arrays
 from pp_model.train import train_locally
 
 log = logging.getLogger(__name__)
+
+
+class TaskLedger(Protocol):
+    """What a task asks of a ledger; see `client.ledger.PrivacyLedger`."""
+
+    def sealed(self, task: str) -> bytes | None:
+        """The bytes sealed for a task; None where there are none."""
+        ...
+
+    def charge(self, task: str, event: PrivacyEvent, *, plan: str, most_tasks: int | None) -> None:
+        """Reserves the event for the task, or raises."""
+        ...
+
+    def seal(self, task: str, payload: bytes) -> bytes:
+        """Keeps the bytes of a charged task; what is kept."""
+        ...
 
 
 def answer(
@@ -65,25 +83,51 @@ def answer(
         answer_every = task.plan.answer_every_seconds
         reply: Release | Refusal = unseal(_paid_bytes(task, shop))
     except Exception as error:  # not a stop of the process, after which nothing is sent
-        reply = Refusal(task=task_id, code=_code(error))
-        fields = {"task": task_id[:12], "code": reply.code.value, "error": type(error).__name__}
-        log.warning("task refused", extra=fields)  # the kind alone: the text of a library's error may hold a cell
+        reply = refused(task_id, error)
     _wait_for_a_multiple(answer_every, since=came, clock=clock, sleep=sleep)
     return reply
 
 
+def admitted(task: Task, *, ledger: TaskLedger, policy: Policy) -> bytes | None:
+    """The bytes sealed for this task before; or None: the task is now charged, and its orders may be looked at.
+
+    Raises:
+        PurchasePowerError: the policy, the arrays, the ledger or the budget say no. Nothing was charged.
+    """
+    sealed = ledger.sealed(task.fingerprint)
+    if sealed is None:
+        check_plan(task.plan, policy)
+        check_parameters(task.arrays, task.plan.model)  # before the charge: garbage must not cost budget
+        ledger.charge(task.fingerprint, task.plan.dp.event, plan=task.plan.fingerprint, most_tasks=task.plan.rounds)
+    return sealed
+
+
+def released(task: Task, update: Arrays, *, ledger: TaskLedger) -> bytes:
+    """The bytes to send for a charged task: this update's, or what was sealed for it first. The ledger has kept them.
+
+    Raises:
+        LedgerError: the task was never charged, or the ledger cannot keep the bytes. Nothing may leave.
+    """
+    return ledger.seal(task.fingerprint, seal(Release(task=task.fingerprint, update=update)))
+
+
+def refused(task_id: str, error: Exception) -> Refusal:
+    """The no that an error becomes: a code, and a line in the merchant's own log."""
+    reply = Refusal(task=task_id, code=_code(error))
+    fields = {"task": task_id[:12], "code": reply.code.value, "error": type(error).__name__}
+    log.warning("task refused", extra=fields)  # the kind alone: the text of a library's error may hold a cell
+    return reply
+
+
 def _paid_bytes(task: Task, shop: Shop) -> bytes:
-    sealed = shop.ledger.sealed(task.fingerprint)
+    sealed = admitted(task, ledger=shop.ledger, policy=shop.policy)
     if sealed is not None:
         return sealed
-    check_plan(task.plan, shop.policy)
-    check_arrays(task.arrays, array_shapes(task.plan.model))  # before the charge: garbage must not cost budget
-    shop.ledger.charge(task.fingerprint, task.plan.dp.event, plan=task.plan.fingerprint, most_tasks=task.plan.rounds)
     began = time.monotonic()
     update = train_locally(task.arrays, shop.rows(task), task.plan, secret=shop.secret)
     seconds = round(time.monotonic() - began, 3)
     log.info("task trained", extra={"task": task.fingerprint[:12], "round": task.round, "seconds": seconds})
-    return shop.ledger.seal(task.fingerprint, seal(Release(task=task.fingerprint, update=update)))
+    return released(task, update, ledger=shop.ledger)
 
 
 def _wait_for_a_multiple(

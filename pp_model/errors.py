@@ -48,6 +48,14 @@ class LedgerError(PurchasePowerError):
     """The ledger cannot vouch for what was spent, so nothing may be spent."""
 
 
+class UnknownLayerError(PurchasePowerError):
+    """A module has a layer that the fast private step does not know."""
+
+    def __init__(self, layer: str) -> None:
+        self.layer = layer
+        super().__init__(f"the fast private step does not know {layer}; per-sample gradients know it, and are slow")
+
+
 class PolicyError(PurchasePowerError):
     """The merchant's policy does not allow this plan; the message names the rule."""
 

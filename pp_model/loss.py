@@ -42,6 +42,23 @@ def ziln_loss(outputs: Tensor, spend_cents: Tensor) -> Tensor:
     return buying + bought * spending
 
 
+def ziln_gradient(outputs: Tensor, spend_cents: Tensor) -> Tensor:
+    """The gradient of `ziln_loss` for its outputs, in their shape, written out: autograd would cost as much again."""
+    gradient = torch.sigmoid(outputs)
+    share = gradient[..., 2].clone()
+    bought = (spend_cents > 0).to(outputs.dtype)
+    gradient[..., 0] -= bought
+    log_spend = spend_cents.to(outputs.dtype).clamp(min=_LEAST_SPEND_CENTS).log_()  # `to` may be the labels themselves
+    width = LARGEST_SPREAD - LEAST_SPREAD
+    spread = share.mul(width).add_(LEAST_SPREAD)
+    away = log_spend.sub_(outputs[..., 1]).div_(spread)
+    per_spread = bought.div_(spread)
+    torch.mul(per_spread, away, out=gradient[..., 1]).neg_()
+    slope = (share - share * share).mul_(width)
+    torch.mul(per_spread.mul_(1 - away * away), slope, out=gradient[..., 2])
+    return gradient
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What the model says of each customer over the coming horizon.

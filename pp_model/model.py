@@ -7,12 +7,14 @@ so small that noise hardly hurts it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pp_model.errors import ArraysError
 from pp_model.features import CORE_FEATURES, FEATURE_NAMES, TOKEN_SIZES
 from pp_model.model_spec import ModelSpec
 from pp_model.serialization import Arrays, Shapes, check_arrays, fingerprint
@@ -20,6 +22,7 @@ from pp_model.serialization import Arrays, Shapes, check_arrays, fingerprint
 CORE_BOUND, OTHER_BOUND = 4.0, 1.5  # a rare extreme must not use up its customer's clip
 HIDDEN_SCALE = 0.5  # the encoder's share of a customer's gradient norm, and so of the clip
 LOCATION_BOUND = 3.0  # log cents that the model may move a prediction away from the customer's own past rate
+LARGEST_PARAMETER = 1e3  # of what a platform may send; trained ones stay below 10
 _TOKEN_WIDTH, _HEADS, _BLOCKS, _LONGEST = 32, 4, 2, 512
 
 
@@ -45,26 +48,50 @@ class PurchasePowerModel(nn.Module):
         self.spec = spec
         self.center = nn.Parameter(torch.empty(number), requires_grad=False)
         self.mix = nn.Parameter(torch.empty(number, number), requires_grad=False)
-        self.encoder = None if spec.encoder == "linear" else _HiddenEncoder(spec)
+        self.encoder = None if spec.encoder == "linear" else HiddenEncoder(spec)
         self.readout = Readout(number + (spec.hidden[-1] if self.encoder else 0))
         if self.encoder and spec.trainable == "readout":
             self.encoder.requires_grad_(False)
 
-    def represent(self, features: Tensor, sequence: Tensor) -> Tensor:
-        """What the readout sees: the features in public coordinates, and the encoder's view of the customer."""
+    def coordinates(self, features: Tensor) -> Tensor:
+        """The features in public coordinates: never trained, so computed once for each row."""
         mixed, core = (features - self.center) @ self.mix, len(CORE_FEATURES)
         bounded = (mixed[:, :core].clamp(-CORE_BOUND, CORE_BOUND), mixed[:, core:].clamp(-OTHER_BOUND, OTHER_BOUND))
-        coordinates = torch.cat(bounded, dim=-1)
-        if self.encoder is None:
-            return coordinates
-        return torch.cat([coordinates, HIDDEN_SCALE * self.encoder(coordinates, sequence)], dim=-1)
+        return torch.cat(bounded, dim=-1)
+
+    def represent(self, features: Tensor, sequence: Tensor) -> Tensor:
+        """What the readout sees: the features in public coordinates, and the encoder's view of the customer."""
+        return _represent(self.encoder, self.coordinates(features), sequence)
 
     def forward(self, features: Tensor, sequence: Tensor, log_anchor: Tensor) -> Tensor:
         outputs: Tensor = self.readout(self.represent(features, sequence), log_anchor)
         return outputs
 
 
-class _HiddenEncoder(nn.Module):
+class TrainedPart(nn.Module):
+    """What `trainable = "all"` trains: coordinates [rows, F], sequence and log anchor to outputs [rows, 3]."""
+
+    def __init__(self, model: PurchasePowerModel) -> None:
+        super().__init__()
+        self.encoder, self.readout = model.encoder, model.readout
+
+    def forward(self, coordinates: Tensor, sequence: Tensor, log_anchor: Tensor) -> Tensor:
+        outputs: Tensor = self.readout(_represent(self.encoder, coordinates, sequence), log_anchor)
+        return outputs
+
+
+def trained_part(model: PurchasePowerModel) -> nn.Module:
+    """The module whose parameters are clipped, noised and released: the readout alone, or the encoder with it."""
+    return model.readout if model.spec.trainable == "readout" else TrainedPart(model)
+
+
+def _represent(encoder: nn.Module | None, coordinates: Tensor, sequence: Tensor) -> Tensor:
+    if encoder is None:
+        return coordinates
+    return torch.cat([coordinates, HIDDEN_SCALE * encoder(coordinates, sequence)], dim=-1)
+
+
+class HiddenEncoder(nn.Module):
     """Core coordinates, joined with a summary of the sequence where there is one, through an MLP with LayerNorm."""
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -73,7 +100,7 @@ class _HiddenEncoder(nn.Module):
         self.sequence: nn.Module | None = None
         if spec.reads_sequence:
             self.tokens = nn.ModuleList(nn.Embedding(size, _TOKEN_WIDTH) for size in TOKEN_SIZES)
-            self.sequence = _GruSummary() if spec.encoder == "gru" else _TransformerSummary()
+            self.sequence = GruSummary() if spec.encoder == "gru" else TransformerSummary()
             width += _TOKEN_WIDTH
         layers: list[nn.Module] = []
         for size in spec.hidden:
@@ -93,7 +120,7 @@ class _HiddenEncoder(nn.Module):
         return hidden
 
 
-class _GruSummary(nn.Module):
+class GruSummary(nn.Module):
     """The last state of a GRU over the events; padding is on the left, so the last event is always the newest.
 
     Made of linear layers, for which per-sample gradients exist (a fused GRU has none).
@@ -118,13 +145,13 @@ class _GruSummary(nn.Module):
         return state
 
 
-class _TransformerSummary(nn.Module):
+class TransformerSummary(nn.Module):
     """Pre-norm Transformer blocks over the events, then their mean; padding is neither attended to nor averaged."""
 
     def __init__(self) -> None:
         super().__init__()
         self.position = nn.Embedding(_LONGEST, _TOKEN_WIDTH)
-        self.blocks = nn.ModuleList(_Block() for _ in range(_BLOCKS))
+        self.blocks = nn.ModuleList(Block() for _ in range(_BLOCKS))
 
     def forward(self, embedded: Tensor, present: Tensor) -> Tensor:
         length = embedded.shape[1]
@@ -137,7 +164,11 @@ class _TransformerSummary(nn.Module):
         return mean
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """Attention and a feed-forward layer, each behind a LayerNorm and around it."""
+
+    heads = _HEADS
+
     def __init__(self) -> None:
         super().__init__()
         self.before, self.between = nn.LayerNorm(_TOKEN_WIDTH), nn.LayerNorm(_TOKEN_WIDTH)
@@ -147,10 +178,10 @@ class _Block(nn.Module):
 
     def forward(self, states: Tensor, present: Tensor) -> Tensor:
         rows, length, width = states.shape
-        split = self.attend(self.before(states)).view(rows, length, 3, _HEADS, width // _HEADS)
+        split = self.attend(self.before(states)).view(rows, length, 3, self.heads, width // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)
         # A finite penalty: a customer without events attends evenly to padding instead of to NaN.
-        scores = query @ key.transpose(-1, -2) / (width // _HEADS) ** 0.5 - 1e4 * (1 - present)[:, None, None, :]
+        scores = query @ key.transpose(-1, -2) / (width // self.heads) ** 0.5 - 1e4 * (1 - present)[:, None, None, :]
         attended = (scores.softmax(dim=-1) @ value).transpose(1, 2).reshape(rows, length, width)
         states = states + self.join(attended)
         widened: Tensor = states + self.narrow(torch.relu(self.widen(self.between(states))))
@@ -181,6 +212,24 @@ def frozen_fingerprint(spec: ModelSpec, arrays: Arrays) -> str:
     """Fingerprint of the arrays that training leaves as they are: what was derived from them alone can be kept."""
     trained = trainable_shapes(spec)
     return fingerprint({name: array for name, array in arrays.items() if name not in trained})
+
+
+def check_parameters(arrays: Mapping[str, object], spec: ModelSpec) -> Arrays:
+    """The arrays, if they are the spec's and no value is larger than `LARGEST_PARAMETER`.
+
+    Weights of 1e9 and more, which no training makes, turn the rounding of float32 into differences larger than the
+    clip: what one customer changes in the rounding of others would then be seen through the noise.
+
+    Raises:
+        ArraysError: names the first array that differs, and how; never a value of it.
+    """
+    checked = check_arrays(arrays, array_shapes(spec))
+    for name, array in checked.items():
+        if not np.abs(array).max(initial=0.0) <= LARGEST_PARAMETER:
+            raise ArraysError(
+                f"array {name!r} has a value above {LARGEST_PARAMETER:g}; training has diverged, or worse"
+            )
+    return checked
 
 
 def load_model(spec: ModelSpec, arrays: Arrays) -> PurchasePowerModel:

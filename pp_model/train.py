@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from opacus.grad_sample import GradSampleModule
 
 from pp_model.clipping import clip_update
-from pp_model.dp_step import CustomerRows, noised_sum, trainable
+from pp_model.customer_rows import CustomerRows
+from pp_model.dp_step import customer_gradients, noised_sum
 from pp_model.features import Examples
 from pp_model.loss import Prediction, prediction
-from pp_model.model import PurchasePowerModel, load_model
+from pp_model.model import PurchasePowerModel, load_model, trainable_shapes, trained_part
 from pp_model.model_spec import ModelSpec
 from pp_model.plan import TrainingPlan
 from pp_model.randomness import SecretSource
-from pp_model.serialization import Arrays
+from pp_model.serialization import Arrays, Shapes
 
 _ROWS_AT_ONCE = 8_192
 
@@ -28,7 +30,7 @@ def pick_device(name: str) -> torch.device:
 def customer_rows(model: PurchasePowerModel, examples: Examples) -> CustomerRows:
     """The examples as the private step wants them, on the model's device.
 
-    Where the encoder is frozen, its view of each row is computed once here and the step sees the readout alone.
+    What is not trained is computed once here: the encoder's view of each row where it is frozen, else the coordinates.
     """
     order = np.argsort(examples.customer, kind="stable")
     ordered = examples.select(order)
@@ -38,7 +40,9 @@ def customer_rows(model: PurchasePowerModel, examples: Examples) -> CustomerRows
     if model.spec.trainable == "readout":
         inputs: tuple[torch.Tensor, ...] = (_representation(model, ordered), anchor)
     else:
-        inputs = (*_tensors(ordered, device), anchor)
+        features, sequence = _tensors(ordered, device)
+        with torch.no_grad():
+            inputs = (model.coordinates(features), sequence, anchor)
     return CustomerRows(
         inputs=inputs,
         spend_cents=torch.from_numpy(ordered.spend_cents).to(device),
@@ -58,19 +62,27 @@ def train_locally(arrays: Arrays, rows: CustomerRows, plan: TrainingPlan, *, sec
     (arXiv:1710.06963).
     """
     model = load_model(plan.model, arrays).to(rows.spend_cents.device)
-    trained = model.readout if plan.model.trainable == "readout" else model
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
-    shapes = [tuple(p.shape) for p in trainable(model)]
-    start = np.concatenate([arrays[name].ravel() for name in names]).astype(np.float64)
+    shapes = trainable_shapes(plan.model)
+    start = flat_values(arrays, shapes)
     moved = np.zeros_like(start)
-    module = GradSampleModule(trained, loss_reduction="sum")
+    gradients = customer_gradients(trained_part(model))
     for _ in range(plan.dp.num_steps):
-        moved -= plan.local_learning_rate * noised_sum(module, rows, plan.dp, secret) / plan.nominal_batch_size
-        _assign(trainable(module), start + moved)
-    pieces = np.split(moved.astype(np.float32), np.cumsum([np.prod(shape, dtype=int) for shape in shapes])[:-1])
-    update = {name: piece.reshape(shape) for name, piece, shape in zip(names, pieces, shapes, strict=True)}
+        gradients.load(start + moved)
+        moved -= plan.local_learning_rate * noised_sum(gradients, rows, plan.dp, secret) / plan.nominal_batch_size
     # Post-processing: a release over the plan's bound would be paid for, and then rejected by the platform.
-    return clip_update(update, update_clip_norm=plan.update_clip_norm)[0]
+    return clip_update(named_arrays(moved, shapes), update_clip_norm=plan.update_clip_norm)[0]
+
+
+def flat_values(arrays: Arrays, shapes: Shapes) -> NDArray[np.float64]:
+    """[parameters]: the arrays of these names, one after the other."""
+    return np.concatenate([arrays[name].ravel() for name in shapes]).astype(np.float64)
+
+
+def named_arrays(values: NDArray[np.floating], shapes: Shapes) -> Arrays:
+    """The inverse of `flat_values`, in float32."""
+    ends = np.cumsum([math.prod(shape) for shape in shapes.values()])
+    pieces = np.split(values.astype(np.float32), ends[:-1])
+    return {name: piece.reshape(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
 
 def predict(spec: ModelSpec, arrays: Arrays, examples: Examples, *, device: str = "cpu") -> Prediction:
@@ -103,10 +115,3 @@ def _representation(model: PurchasePowerModel, examples: Examples) -> torch.Tens
 
 def _tensors(examples: Examples, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(examples.features).to(device), torch.from_numpy(examples.sequence).to(device)
-
-
-def _assign(parameters: list[torch.nn.Parameter], flat: NDArray[np.float64]) -> None:
-    values = torch.from_numpy(flat.astype(np.float32)).to(parameters[0].device)
-    with torch.no_grad():
-        for parameter, piece in zip(parameters, values.split([p.numel() for p in parameters]), strict=True):
-            parameter.copy_(piece.view_as(parameter))

@@ -124,6 +124,7 @@ BAD_ARRAYS = {
     "float64": lambda arrays: arrays.update({ANY_ARRAY: np.zeros(3)}),
     "nan": lambda arrays: arrays.update({ANY_ARRAY: np.array([0, np.nan, 0], np.float32)}),
     "infinity": lambda arrays: arrays.update({ANY_ARRAY: np.array([0, 0, -np.inf], np.float32)}),
+    "larger-than-training-makes": lambda arrays: arrays.update({ANY_ARRAY: np.array([0, 0, -1_001], np.float32)}),
     "nan-in-a-frozen-array": lambda arrays: arrays.update({"center": arrays["center"] * np.float32(np.nan)}),
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pp_model.randomness import SecretSource, SystemSource, poisson_batch, standard_normal
+from pp_model.randomness import SecretSource, SystemSource, poisson_batch
 from simulations.seeded import SeededSource
 
 FALSE_ALARM = 1e-9
@@ -22,8 +22,9 @@ def source(request) -> SecretSource:
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 1_001])
-def test_it_gives_as_many_numbers_as_were_asked(source, size):
-    numbers = source.uniform(size)
+@pytest.mark.parametrize("kind", ["uniform", "standard_normal"])
+def test_it_gives_as_many_numbers_as_were_asked(source, kind, size):
+    numbers = getattr(source, kind)(size)
     assert numbers.shape == (size,)
     assert numbers.dtype == np.float64
 
@@ -36,6 +37,19 @@ def test_its_numbers_lie_in_the_open_interval(source):
 
 def test_its_calls_do_not_repeat(source):
     assert not set(source.uniform(1_000)) & set(source.uniform(1_000))
+
+
+@pytest.mark.statistical
+def test_its_normal_numbers_are_normal_and_those_of_two_calls_unrelated(source):
+    first, second = source.standard_normal(20_000), source.standard_normal(20_000)
+    assert stats.kstest(first, "norm").pvalue > FALSE_ALARM
+    assert stats.pearsonr(first, second).pvalue > FALSE_ALARM
+
+
+def test_its_normal_numbers_are_not_made_of_its_next_uniform_ones(source):
+    """Who is in a batch must say nothing about the noise."""
+    uniform, normal = source.uniform(1_000), source.standard_normal(1_000)
+    assert abs(stats.spearmanr(uniform, normal).statistic) < 0.25  # of 1,000 pairs: eight standard deviations
 
 
 @pytest.mark.statistical
@@ -54,16 +68,17 @@ def test_each_of_its_leading_bits_is_a_fair_coin(source):
 @pytest.mark.statistical
 def test_it_drives_noise_and_batches(source):
     low, high = stats.chi2.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], df=5_000)
-    assert low < np.sum(standard_normal(source, 5_000) ** 2) < high
+    assert low < np.sum(source.standard_normal(5_000) ** 2) < high
     low, high = stats.binom.interval(1 - FALSE_ALARM, 5_000, 0.3)
     assert low <= len(poisson_batch(source, num_customers=5_000, sample_rate=0.3)) <= high
 
 
 def test_a_seed_repeats_the_sequence_and_another_seed_does_not():
     one, again, other = SeededSource(3), SeededSource(3), SeededSource(4)
-    first = [one.uniform(5), one.uniform(5)]
-    assert [list(x) for x in first] == [list(again.uniform(5)), list(again.uniform(5))]
+    first = [one.uniform(5), one.standard_normal(5), one.uniform(5)]
+    assert [list(x) for x in first] == [list(x) for x in (again.uniform(5), again.standard_normal(5), again.uniform(5))]
     assert not set(first[0]) & set(other.uniform(5))
+    assert not set(first[1]) & set(other.standard_normal(5))
 
 
 def test_the_system_source_takes_no_seed():

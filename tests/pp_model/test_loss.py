@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit, log_expit
 
-from pp_model.loss import LARGEST_SPREAD, LEAST_SPREAD, Prediction, prediction, tiers, ziln_loss
+from pp_model.loss import LARGEST_SPREAD, LEAST_SPREAD, Prediction, prediction, tiers, ziln_gradient, ziln_loss
 
 FALSE_ALARM = 1e-6  # per assertion; the seeds are fixed, so that a failure repeats
 DRAWS = 200_000
@@ -73,6 +73,44 @@ def test_extreme_outputs_have_a_finite_loss_and_gradient(logit, location, raw, s
     loss.backward()
     assert math.isfinite(loss.item())
     assert torch.isfinite(outputs.grad).all()
+
+
+def autograd_of_the_loss(outputs: torch.Tensor, spend: torch.Tensor) -> torch.Tensor:
+    watched = outputs.clone().requires_grad_()
+    return torch.autograd.grad(ziln_loss(watched, spend).sum(), watched)[0]
+
+
+@given(st.lists(st.tuples(logits, locations, raws, cents), min_size=1, max_size=5))
+def test_the_gradient_written_out_is_that_of_the_loss(rows):
+    outputs = torch.tensor([row[:3] for row in rows], dtype=torch.float64)
+    spend = torch.tensor([row[3] for row in rows])
+    torch.testing.assert_close(
+        ziln_gradient(outputs, spend), autograd_of_the_loss(outputs, spend), rtol=1e-10, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("logit", [-1e4, 0.0, 1e4])
+@pytest.mark.parametrize("location", [-60.0, 0.0, 60.0])
+@pytest.mark.parametrize("raw", [-1e4, 0.0, 1e4])
+@pytest.mark.parametrize("spend", [0, 1, 10**15])
+def test_the_gradient_written_out_is_that_of_the_loss_for_extreme_outputs_in_single_precision(
+    logit, location, raw, spend
+):
+    outputs, labels = torch.tensor([[logit, location, raw]]), torch.tensor([spend])
+    torch.testing.assert_close(
+        ziln_gradient(outputs, labels), autograd_of_the_loss(outputs, labels), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_gradient_written_out_leaves_outputs_and_labels_as_they_were_in_any_shape():
+    outputs, labels = torch.randn(2, 3, 5, 3, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 3, 0, 9, 1])
+    labels = labels.expand(2, 3, 5).clone()
+    before, spent = outputs.clone(), labels.clone()
+    found = ziln_gradient(outputs, labels)
+    assert found.shape == outputs.shape
+    assert torch.equal(outputs, before)
+    assert torch.equal(labels, spent)
+    torch.testing.assert_close(found, autograd_of_the_loss(outputs, labels))
 
 
 def test_outputs_are_put_into_words():

@@ -16,13 +16,18 @@ from torch import Tensor
 from pp_model.errors import ArraysError, ConfigError
 from pp_model.features import CORE_FEATURES, FEATURE_NAMES, Examples
 from pp_model.model import (
+    CORE_BOUND,
+    LARGEST_PARAMETER,
     LOCATION_BOUND,
+    OTHER_BOUND,
     PurchasePowerModel,
     array_shapes,
+    check_parameters,
     fresh_arrays,
     load_model,
     model_arrays,
     trainable_shapes,
+    trained_part,
 )
 from pp_model.model_spec import ENCODERS, PRESETS, ModelSpec
 from tests.support.examples import random_arrays, random_examples
@@ -129,6 +134,26 @@ def test_no_model_trains_more_than_half_a_million_parameters(encoder, preset):
 
 
 @every_model
+def test_the_trained_part_has_the_parameters_of_a_release_and_gives_the_outputs_of_the_whole_model(spec):
+    model = model_of(spec)
+    features, sequence, anchor = tensors(random_examples([3, 2]))
+    part, coordinates = trained_part(model), model.coordinates(features).detach()
+    assert [tuple(p.shape) for p in part.parameters()] == list(trainable_shapes(spec).values())
+    assert [id(p) for p in part.parameters()] == [id(p) for p in model.parameters() if p.requires_grad]
+    seen = (model.represent(features, sequence),) if spec.trainable == "readout" else (coordinates, sequence)
+    torch.testing.assert_close(part(*seen, anchor), model(features, sequence, anchor), rtol=1e-12, atol=1e-12)
+
+
+def test_coordinates_are_bounded_whatever_the_features():
+    model = model_of(SPECS[3])
+    wild = torch.full((2, len(FEATURE_NAMES)), 1e30, dtype=torch.float64)
+    wild[1] = -1e30
+    core = len(CORE_FEATURES)
+    assert model.coordinates(wild)[:, :core].abs().max() <= CORE_BOUND
+    assert model.coordinates(wild)[:, core:].abs().max() <= OTHER_BOUND
+
+
+@every_model
 def test_a_model_has_no_buffers(spec):
     assert dict(PurchasePowerModel(spec).named_buffers()) == {}
 
@@ -226,3 +251,15 @@ def test_a_fresh_model_predicts_the_customers_own_past_rate():
 def test_widths_out_of_range_are_refused_by_name(hidden):
     with pytest.raises(ConfigError, match=r"model\.hidden"):
         ModelSpec(encoder="mlp", hidden=hidden)
+
+
+def test_a_parameter_at_the_bound_is_taken_and_one_above_is_not():
+    spec = ModelSpec(encoder="linear")
+    arrays = random_arrays(spec)
+    for value, fits in [(LARGEST_PARAMETER, True), (-LARGEST_PARAMETER, True), (-1.001 * LARGEST_PARAMETER, False)]:
+        arrays["center"][0] = value
+        if fits:
+            assert check_parameters(arrays, spec).keys() == arrays.keys()
+        else:
+            with pytest.raises(ArraysError, match="center"):
+                check_parameters(arrays, spec)

@@ -13,18 +13,17 @@ from scipy.special import ndtri
 
 from pp_model import randomness
 from pp_model.errors import ConfigError
-from pp_model.randomness import SystemSource, poisson_batch, standard_normal, uniform_from_bytes
+from pp_model.randomness import SystemSource, normal_from_uniform, poisson_batch, uniform_from_bytes
 
 
-class FixedSource:
-    """Gives what it was given, and remembers how much was asked."""
+class FixedSource(SystemSource):
+    """Gives what it was given."""
 
     def __init__(self, *values: float) -> None:
-        self.values, self.asked = list(values), 0
+        self.values = np.array(values)
 
     def uniform(self, size: int) -> np.ndarray:
-        self.asked += size
-        return np.resize(np.array(self.values), size)
+        return np.resize(self.values, size)
 
 
 def test_the_largest_and_the_smallest_word_stay_inside_the_open_interval():
@@ -72,7 +71,7 @@ def test_numpy_and_torch_seeds_do_not_repeat_the_noise():
     for _ in range(2):
         np.random.seed(42)
         torch.manual_seed(42)
-        draws.append(standard_normal(SystemSource(), 5))
+        draws.append(SystemSource().standard_normal(5))
     assert not np.array_equal(*draws)
 
 
@@ -93,9 +92,14 @@ def test_a_forked_process_draws_other_noise():
 
 
 def test_a_normal_number_is_half_the_sum_of_four():
-    source = FixedSource(0.9, 0.8, 0.7, 0.6)
-    assert standard_normal(source, 1)[0] == pytest.approx(ndtri([0.9, 0.8, 0.7, 0.6]).sum() / 2, rel=1e-14)
-    assert source.asked == 4
+    (number,) = normal_from_uniform(np.array([0.9, 0.8, 0.7, 0.6]))
+    assert number == pytest.approx(ndtri([0.9, 0.8, 0.7, 0.6]).sum() / 2, rel=1e-14)
+
+
+def test_the_systems_noise_is_made_of_four_of_its_uniform_numbers_each(monkeypatch):
+    monkeypatch.setattr(randomness.os, "urandom", bytes)  # a key of zeros
+    uniform, normal = SystemSource().uniform(12), SystemSource().standard_normal(3)
+    np.testing.assert_allclose(normal, ndtri(uniform).reshape(4, 3).sum(axis=0) / 2, rtol=1e-14)
 
 
 def test_who_is_in_a_batch_depends_on_one_number_a_customer():
@@ -118,4 +122,4 @@ def test_a_rate_that_is_no_probability_is_refused_by_name(sample_rate):
 
 
 def test_no_noise_is_an_empty_array():
-    assert standard_normal(SystemSource(), 0).shape == (0,)
+    assert SystemSource().standard_normal(0).shape == (0,)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from pp_model.accounting import epsilon_spent
-from pp_model.dp_step import CustomerRows
+from pp_model.customer_rows import CustomerRows
 from pp_model.model import load_model
 from pp_model.model_spec import ModelSpec
 from pp_model.plan import TrainingPlan

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from pp_model.randomness import SystemSource, standard_normal
+from pp_model.randomness import SystemSource
 from simulations.seeded import SeededSource
 
 pytestmark = pytest.mark.statistical
@@ -21,7 +21,7 @@ N = 20_000  # at this size an error of 5 % in the scale is seen; 100 000 would s
 
 
 def noise(size: int = N) -> NDArray[np.float64]:
-    return standard_normal(SystemSource(), size)
+    return SystemSource().standard_normal(size)
 
 
 def scale_looks_right(sample: NDArray[np.float64], std: float) -> bool:
@@ -84,7 +84,7 @@ def test_the_tail_check_would_notice_noise_cut_off_at_three():
 
 def test_consecutive_calls_are_independent():
     source = SystemSource()
-    assert looks_independent(standard_normal(source, N), standard_normal(source, N))
+    assert looks_independent(source.standard_normal(N), source.standard_normal(N))
 
 
 def test_consecutive_numbers_of_one_call_are_independent():
@@ -94,7 +94,7 @@ def test_consecutive_numbers_of_one_call_are_independent():
 
 
 def test_the_independence_check_would_notice_a_source_that_repeats_itself():
-    repeated = standard_normal(SeededSource(3), N), standard_normal(SeededSource(3), N)
+    repeated = SeededSource(3).standard_normal(N), SeededSource(3).standard_normal(N)
     assert not looks_independent(*repeated)
 
 
@@ -116,11 +116,11 @@ def test_the_independence_check_would_notice_a_tenth_of_the_old_noise_in_the_new
 BITS = 12
 
 
-class CoarseSource:
+class CoarseSource(SystemSource):
     """Uniform numbers of 12 bits."""
 
     def uniform(self, size: int) -> NDArray[np.float64]:
-        return (np.floor(SystemSource().uniform(size) * 2**BITS) + 0.5) / 2**BITS
+        return (np.floor(super().uniform(size) * 2**BITS) + 0.5) / 2**BITS
 
 
 def different_values(sample: NDArray[np.float64]) -> int:
@@ -130,7 +130,7 @@ def different_values(sample: NDArray[np.float64]) -> int:
 def test_the_sum_of_four_draws_is_not_confined_to_the_values_of_one():
     # four draws give about 2 ** 48 / 24 sums, so N of them meet with probability N ** 2 / 2 / 1e13 < 1e-4 each;
     # more than five meetings of an expected 2e-5 have probability below 1e-9
-    assert different_values(standard_normal(CoarseSource(), N)) >= N - 5
+    assert different_values(CoarseSource().standard_normal(N)) >= N - 5
 
 
 def test_the_confinement_check_would_notice_a_single_draw():

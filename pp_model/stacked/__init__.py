@@ -1,0 +1,1 @@
+"""Clipped sums of per-customer gradients for many merchants at once: one forward, one backward, written out by hand."""
