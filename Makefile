@@ -8,7 +8,7 @@ PARALLEL := -n auto --maxprocesses 8
 NONE_SELECTED := [ $$? -eq 5 ]
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-deploy test test-slow test-e2e test-all check lock clean
+.PHONY: help setup demo demo-deploy test test-slow test-e2e test-all check bench bench-quick bench-setup bench-check lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,18 @@ check: $(STAMP) ## format and lint (ruff), types (mypy --strict), layers; with C
 	.venv/bin/ruff check
 	.venv/bin/mypy
 	$(PYTEST) -q tests/test_layers.py
+
+bench: $(STAMP) ## measure everything beside its peers; writes benchmarks/results
+	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.bench $(ARGS)
+
+bench-quick: $(STAMP) ## the same in under three minutes, without the slowest peers; writes runs/bench
+	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.bench --quick $(ARGS)
+
+bench-setup: $(STAMP) ## install the peers, each into its own environment under benchmarks/.envs
+	@PYTHON="$(PYTHON)" sh benchmarks/setup.sh $(ARGS)
+
+bench-check: $(STAMP) ## measure again and fail where a ratio is 10 % worse than committed
+	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.check $(ARGS)
 
 lock: $(STAMP) ## write requirements.lock anew from pyproject.toml
 	@sh scripts/lock.sh $(ARGS)

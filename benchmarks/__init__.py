@@ -1,0 +1,1 @@
+"""Measurements: ours beside the peers, with the same work, on the same machine."""
