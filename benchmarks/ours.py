@@ -14,7 +14,7 @@ import benchmarks.own_networks  # noqa: F401  (registers the measured models)
 from benchmarks.models import Market
 from benchmarks.own_sums import PlainSums
 from benchmarks.steps import Noise, Step
-from pp_model.fast_gradients import ROWS_AT_ONCE, SEQUENCE_ROWS_AT_ONCE, reads_sequences
+from pp_model.fast_gradients import ROWS_AT_ONCE, SEQUENCE_ROWS_AT_ONCE, even_part, reads_sequences
 from pp_model.stacked.batch_sums import StackedBatch, StackedGradients
 
 _MERCHANTS_AT_ONCE, _SEQUENCE_MERCHANTS_AT_ONCE = 64, 1
@@ -54,8 +54,9 @@ class _Step:
         """See `Step`."""
         sums, rows = self.gradients.sums, len(spend_cents)
         sums.zero_()
-        for start in range(0, rows, self.rows_at_once):
-            part = slice(start, min(start + self.rows_at_once, rows))
+        size = even_part(rows, rows_at_once=self.rows_at_once)
+        for start in range(0, rows, size):
+            part = slice(start, min(start + size, rows))
             number = part.stop - start
             batch = StackedBatch(
                 customers=number,

@@ -16,7 +16,7 @@ from pp_model.per_sample import PerSampleGradients, trainable
 from pp_model.stacked.batch_sums import StackedBatch, StackedGradients
 
 # Rows of a micro-batch: as many as keep what is remembered of them in the processor's cache (measured).
-ROWS_AT_ONCE, SEQUENCE_ROWS_AT_ONCE = 1_024, 32
+ROWS_AT_ONCE, SEQUENCE_ROWS_AT_ONCE = 1_024, 48
 _ADDED_IN_FLOAT32 = 256  # customers; more would let what float32 rounds grow beside the clip
 
 
@@ -29,8 +29,7 @@ class FastGradients:
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        device = trainable(module)[0].device
-        self._stacked = StackedGradients(module, merchants=1, device=device)
+        self._stacked = StackedGradients(module, merchants=1, device=trainable(module)[0].device)
         self._exact: PerSampleGradients | None = None
         self.rows_at_once = SEQUENCE_ROWS_AT_ONCE if reads_sequences(module) else ROWS_AT_ONCE
 
@@ -50,6 +49,7 @@ class FastGradients:
                 if self.rows_at_once == 1:
                     raise
                 self.rows_at_once //= 2
+                self._begin_anew()
 
     def _sum(self, rows: CustomerRows, batch: NDArray[np.intp], *, max_grad_norm: float) -> NDArray[np.float64]:
         self._stacked.sums.zero_()
@@ -73,6 +73,12 @@ class FastGradients:
             total += self._exactly().clipped_sum(rows, np.concatenate(odd), max_grad_norm=max_grad_norm)
         return total
 
+    def _begin_anew(self) -> None:
+        """Gives back the memory that the layers keep."""
+        values = self._stacked.values
+        self._stacked = StackedGradients(self._module, merchants=1, device=values.device)
+        self._stacked.values.copy_(values)
+
     def _taken(self) -> NDArray[np.float64]:
         taken: NDArray[np.float64] = self._stacked.sums[0].double().cpu().numpy()
         self._stacked.sums.zero_()
@@ -91,14 +97,20 @@ def reads_sequences(module: nn.Module) -> bool:
     return any(isinstance(part, nn.Embedding) for part in module.modules())
 
 
+def even_part(rows: int, *, rows_at_once: int) -> int:
+    """How many rows go together, so that all parts of a batch are about as large, and none too large."""
+    return math.ceil(rows / max(1, math.ceil(rows / rows_at_once)))
+
+
 def micro_batches(rows: CustomerRows, batch: NDArray[np.intp], *, rows_at_once: int) -> Iterator[NDArray[np.intp]]:
     """The batch's customers who have rows, those with equally many together, so that little is padded."""
     counts = rows.first[batch + 1] - rows.first[batch]
     batch, counts = batch[counts > 0], counts[counts > 0]
     order = np.argsort(counts, kind="stable")
     batch, counts = batch[order], counts[order]
+    most = even_part(int(counts.sum()), rows_at_once=rows_at_once)
     while len(batch):
-        fits = np.arange(1, len(batch) + 1) * counts <= rows_at_once
+        fits = np.arange(1, len(batch) + 1) * counts <= most
         number = max(1, int(fits.sum()))
         yield batch[:number]
         batch, counts = batch[number:], counts[number:]
