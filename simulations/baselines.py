@@ -17,7 +17,7 @@ from pp_model.train import customer_rows, pick_device, train_locally
 from server.optimizer import ServerOptimizer
 from server.recipe import Recipe
 from simulations.evaluate import Figures, Judge, joined
-from simulations.federation import federate
+from simulations.federation import federate_by_engine
 from simulations.planning import plan_of
 from simulations.scenario import Scenario
 from simulations.shops import Market, source_of
@@ -54,7 +54,7 @@ def run_baseline(
         predicted = judge.predict(train_together(everyone, plan, init, device=scenario.device))
     else:
         average = without_privacy(scenario, algorithm="fedavg", **Recipe.fedavg())
-        run = federate(
+        run = federate_by_engine(
             market.shops,
             plan_of(average, init),
             init,

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from pp_model.config import to_mapping
 from pp_model.errors import ConfigError, PurchasePowerError
 from pp_model.model_spec import ENCODERS, PRESETS
-from simulations.scenario import BASELINES, Scenario, load_scenario, merged, resolve, shipped_scenarios
+from simulations.scenario import BASELINES, ENGINES, Scenario, load_scenario, merged, resolve, shipped_scenarios
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
 
@@ -30,6 +30,11 @@ _RUN_EXAMPLE = """example:
 
 Real orders always get noise from the operating system, which no seed can repeat: --seed decides how customers are
 dealt out and the first weights. An interrupted run continues when the same command is given again."""
+
+_ENGINE_HELP = (
+    "one merchant after the other (in_process), all together (vectorised), or on several machines (ray); default: "
+    "vectorised wherever it can train the model"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = _command(commands, "demo", _demo, "eight synthetic merchants, two minutes", "pp-sim demo --out runs/demo")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for the run (default: %(default)s)")
+    demo.add_argument("--engine", choices=ENGINES, help=_ENGINE_HELP)
     demo.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
     demo.set_defaults(force=True)
     deploy = _command(
@@ -135,13 +141,14 @@ def _run_command(commands: Any) -> None:
     run.add_argument("--baseline", action="append", choices=BASELINES, help="compare with this too; repeatable")
     run.add_argument("--seed", type=int, metavar="S")
     run.add_argument("--device", help="auto, cpu, cuda (default: auto)")
+    run.add_argument("--engine", choices=ENGINES, help=_ENGINE_HELP)
     run.add_argument("--out", type=Path, metavar="DIR", help="folder for the run (default: runs/NAME)")
     run.add_argument("--force", action="store_true", help="replace a finished run in that folder")
     run.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
 
 
 def _demo(args: argparse.Namespace) -> None:
-    _simulate(load_scenario("demo", {}), args)
+    _simulate(load_scenario("demo", {"engine": args.engine} if args.engine else {}), args)
 
 
 def _deploy(args: argparse.Namespace) -> None:
@@ -175,7 +182,7 @@ def _require_flags(args: argparse.Namespace, *names: str) -> None:
 
 
 def _overrides(args: argparse.Namespace) -> dict[str, Any]:
-    top = ("cutoff", "horizon_days", "merchants", "epsilon", "delta", "seed", "device")
+    top = ("cutoff", "horizon_days", "merchants", "epsilon", "delta", "seed", "device", "engine")
     table: dict[str, Any] = {name: getattr(args, name) for name in top if getattr(args, name) is not None}
     if args.baseline:
         table["baselines"] = list(dict.fromkeys(args.baseline))

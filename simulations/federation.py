@@ -7,27 +7,31 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flwr.app import Message, UserConfig
+from flwr.app import Message
 
 from client.app import make_client_app
 from client.ledger import open_ledger
 from client.shop import Shop
 from pp_model.accounting import PrivacyEvent
-from pp_model.model import trainable_shapes
+from pp_model.errors import ConfigError, UnknownLayerError
+from pp_model.model import load_model, trainable_shapes, trained_part
 from pp_model.plan import TrainingPlan
 from pp_model.randomness import SecretSource, SystemSource
 from pp_model.schema import OrderLog
 from pp_model.serialization import Arrays
+from pp_model.stacked.batch_sums import StackedGradients
+from pp_model.train import pick_device
 from server.app import ServerSettings, make_server_app
 from server.checkpoints import load_checkpoint
 from server.registry import Registry
-from simulations.grid import InProcessGrid
+from simulations.grid import InProcessGrid, LocalGrid
 from simulations.planning import lineage_of, policy_of
-from simulations.scenario import Scenario
+from simulations.scenario import Engine, Scenario
 from simulations.seeded import SeededSource
 from simulations.shops import source_of
 
 FIRST_NODE = 10
+LEDGERS, MANY_LEDGERS = "merchants", "merchants.sqlite"  # a file each, or one for all
 HISTORY_POINTS = 20
 
 OnRound = Callable[[int], None]
@@ -51,6 +55,48 @@ class Federated:
     rejected: Mapping[str, int]
 
 
+def engine_for(scenario: Scenario, plan: TrainingPlan, init: Arrays) -> Engine:
+    """The engine that the scenario names; of "auto", "vectorised" where it can do the model, else "in_process".
+
+    Raises:
+        ConfigError: "vectorised" cannot do what was asked.
+    """
+    if scenario.engine != "auto" and scenario.engine != "vectorised":
+        return scenario.engine
+    obstacle = _obstacle(scenario, plan, init)
+    if not obstacle:
+        return "vectorised"
+    if scenario.engine == "auto":
+        return "in_process"
+    raise ConfigError(f"the engine vectorised cannot do {obstacle}; choose --engine in_process")
+
+
+def federate_by_engine(
+    shops: Mapping[str, OrderLog],
+    plan: TrainingPlan,
+    init: Arrays,
+    scenario: Scenario,
+    *,
+    directory: Path,
+    secret_for: Callable[[str], SecretSource],
+    on_round: OnRound | None = None,
+) -> Federated:
+    """As `federate`, by the engine of the scenario.
+
+    Raises:
+        ConfigError: the engine cannot do what was asked, or the run in `directory` was begun with ledgers of another.
+    """
+    engine = engine_for(scenario, plan, init)
+    other = LEDGERS if engine == "vectorised" else MANY_LEDGERS
+    if (directory / other).exists():
+        raise ConfigError(
+            f"{directory} has the ledgers of a run that was begun with another engine than {engine}; continue it with "
+            "--engine in_process or --engine vectorised, whichever it was, or choose another --out"
+        )
+    run = federate if engine == "in_process" else _imported(engine)
+    return run(shops, plan, init, scenario, directory=directory, secret_for=secret_for, on_round=on_round)
+
+
 def federate(
     shops: Mapping[str, OrderLog],
     plan: TrainingPlan,
@@ -63,39 +109,84 @@ def federate(
 ) -> Federated:
     """Trains the plan over all shops, each with its own ledger in `directory`.
 
-    An interrupted run continues where it stopped, under the same ledgers and with nothing charged twice.
+    One merchant after the other, as a merchant's own program answers: the reference for every other engine. An
+    interrupted run continues where it stopped, under the same ledgers and with nothing charged twice.
     """
     with _open_shops(shops, scenario, directory, secret_for) as opened:
         nodes = {FIRST_NODE + number: name for number, name in enumerate(opened)}
-        settings = ServerSettings(
-            plan=plan,
-            initial=init,
-            trainable=trainable_shapes(plan.model),
-            directory=directory / "platform",
-            registry=directory / "platform" / "registry.sqlite",
-            keep_checkpoints=None,
+        count = counted(on_round)
+        grid = InProcessGrid(
+            make_client_app(lambda context: opened[str(context.node_config["merchant"])]),
+            node_configs={node: {"merchant": name} for node, name in nodes.items()},
+            on_round=lambda asked, _: count(asked),
         )
-        settings.directory.mkdir(parents=True, exist_ok=True)
-        seen: set[str] = set()
-
-        def count(messages: Sequence[Message], _: Sequence[Message]) -> None:
-            seen.update(message.metadata.group_id for message in messages)
-            if on_round:
-                on_round(len(seen))
-
-        client_app = make_client_app(lambda context: opened[str(context.node_config["merchant"])])
-        configs: dict[int, UserConfig] = {node: {"merchant": name} for node, name in nodes.items()}
-        with InProcessGrid(client_app, node_configs=configs, on_round=count) as grid:
-            make_server_app(lambda _: settings)(grid, grid.server_context())
-        history = [(0, init), *_history(settings, plan)]
-        refusals, rejected = _troubles(settings.registry)
-        return Federated(
-            arrays=history[-1][1],
-            history=history,
-            spent={name: shop.ledger.events for name, shop in opened.items()},
-            refusals=refusals,
-            rejected=rejected,
+        return train_over(
+            grid,
+            plan,
+            init,
+            directory,
+            spent=lambda: {name: shop.ledger.events for name, shop in opened.items()},
         )
+
+
+def train_over(
+    grid: LocalGrid,
+    plan: TrainingPlan,
+    init: Arrays,
+    directory: Path,
+    *,
+    spent: Callable[[], Mapping[str, tuple[PrivacyEvent, ...]]],
+) -> Federated:
+    """What is left when the platform's app has run over a grid; its files are in `directory`."""
+    settings = ServerSettings(
+        plan=plan,
+        initial=init,
+        trainable=trainable_shapes(plan.model),
+        directory=directory / "platform",
+        registry=directory / "platform" / "registry.sqlite",
+        keep_checkpoints=None,
+    )
+    settings.directory.mkdir(parents=True, exist_ok=True)
+    with grid:
+        make_server_app(lambda _: settings)(grid, grid.server_context())
+    history = [(0, init), *_history(settings, plan)]
+    refusals, rejected = _troubles(settings.registry)
+    return Federated(arrays=history[-1][1], history=history, spent=spent(), refusals=refusals, rejected=rejected)
+
+
+def counted(on_round: OnRound | None) -> Callable[[Sequence[Message]], None]:
+    """Told the messages of each round, it tells `on_round` how many different rounds there were so far."""
+    seen: set[str] = set()
+
+    def count(messages: Sequence[Message]) -> None:
+        seen.update(message.metadata.group_id for message in messages)
+        if on_round:
+            on_round(len(seen))
+
+    return count
+
+
+def _obstacle(scenario: Scenario, plan: TrainingPlan, init: Arrays) -> str:
+    """What of the run the vectorised engine cannot do; "" if it can do all."""
+    device = pick_device(scenario.device)
+    if device.type not in ("cpu", "cuda"):
+        return f"device {device.type}"
+    try:
+        StackedGradients(trained_part(load_model(plan.model, init)), merchants=1, device=device)
+    except UnknownLayerError as unknown:
+        return f"the layer {unknown.layer}"
+    return ""
+
+
+def _imported(engine: Engine) -> Callable[..., Federated]:
+    """The others are imported when they are asked for: they build on this module."""
+    if engine == "vectorised":
+        from simulations.many_merchants import federate_vectorised
+
+        return federate_vectorised
+    from simulations.ray_engine import federate_ray
+
+    return federate_ray
 
 
 def secrets_for(scenario: Scenario) -> Callable[[str], SecretSource]:
@@ -116,7 +207,7 @@ def _open_shops(
     directory: Path,
     secret_for: Callable[[str], SecretSource],
 ) -> Iterator[dict[str, Shop]]:
-    folder = directory / "merchants"
+    folder = directory / LEDGERS
     folder.mkdir(parents=True, exist_ok=True)
     policy = policy_of(scenario)
     with ExitStack() as stack:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from typing import Self
 
 from flwr.app import Context, Error, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
@@ -22,37 +23,16 @@ SERVER_NODE = 1
 log = logging.getLogger(__name__)
 
 
-class InProcessGrid(Grid):
+class LocalGrid(Grid):
     """A platform and its merchants in this process. Use it in a `with`: Flower's process-wide state is set inside it
     and restored after it.
-
-    Replies come in the order of the messages, and nobody is ever late: a simulation must not depend on how busy the
-    machine is. What a ClientApp raises becomes an error reply without its text, and ends nothing.
-
-    Args:
-        node_configs: each node's id and configuration; `Context.node_config` at the ClientApp.
-        workers: messages handled at the same time, in threads; 1 handles them one after the other.
-        on_round: told the messages and the replies of every `send_and_receive`.
     """
 
-    def __init__(
-        self,
-        client_app: ClientApp,
-        *,
-        node_configs: Mapping[int, UserConfig],
-        workers: int = 1,
-        on_round: Callable[[Sequence[Message], Sequence[Message]], None] | None = None,
-    ) -> None:
-        self._app, self._workers, self._on_round = client_app, workers, on_round
-        self._contexts = {
-            node: Context(run_id=RUN_ID, node_id=node, node_config=dict(config), state=RecordDict(), run_config={})
-            for node, config in node_configs.items()
-        }
-        self._replies: dict[str, Message] = {}
+    def __init__(self) -> None:
         self._run = Run.create_empty(RUN_ID)
         self._exit = ExitStack()
 
-    def __enter__(self) -> InProcessGrid:
+    def __enter__(self) -> Self:
         self._exit.enter_context(_task_identity())
         self._exit.enter_context(_quiet_flower())
         return self
@@ -78,6 +58,35 @@ class InProcessGrid(Grid):
     ) -> Message:
         """See `Grid`."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+
+class InProcessGrid(LocalGrid):
+    """Merchants that answer one by one, each by its ClientApp.
+
+    Replies come in the order of the messages, and nobody is ever late: a simulation must not depend on how busy the
+    machine is. What a ClientApp raises becomes an error reply without its text, and ends nothing.
+
+    Args:
+        node_configs: each node's id and configuration; `Context.node_config` at the ClientApp.
+        workers: messages handled at the same time, in threads; 1 handles them one after the other.
+        on_round: told the messages and the replies of every `send_and_receive`.
+    """
+
+    def __init__(
+        self,
+        client_app: ClientApp,
+        *,
+        node_configs: Mapping[int, UserConfig],
+        workers: int = 1,
+        on_round: Callable[[Sequence[Message], Sequence[Message]], None] | None = None,
+    ) -> None:
+        self._app, self._workers, self._on_round = client_app, workers, on_round
+        self._contexts = {
+            node: Context(run_id=RUN_ID, node_id=node, node_config=dict(config), state=RecordDict(), run_config={})
+            for node, config in node_configs.items()
+        }
+        self._replies: dict[str, Message] = {}
+        super().__init__()
 
     def get_node_ids(self) -> list[int]:
         """See `Grid`."""
@@ -117,6 +126,51 @@ class InProcessGrid(Grid):
         except Exception as error:
             log.warning("client app failed", extra={"node": node, "error": type(error).__name__})
             return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION), reply_to=message)
+
+
+class TogetherGrid(LocalGrid):
+    """Merchants that answer a round together.
+
+    Args:
+        nodes: their ids.
+        answers: the content of each message's reply, in the order of the messages; made as they are taken, so that not
+            all of them are in memory at once.
+        on_round: told the messages of every `send_and_receive`, when the last reply was taken.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[int],
+        answers: Callable[[Sequence[Message]], Iterable[RecordDict]],
+        *,
+        on_round: Callable[[Sequence[Message]], None],
+    ) -> None:
+        super().__init__()
+        self._nodes, self._answers, self._on_round = list(nodes), answers, on_round
+        self._sent = 0
+
+    def get_node_ids(self) -> list[int]:
+        """See `Grid`."""
+        return list(self._nodes)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Nobody here answers later; use `send_and_receive`."""
+        raise NotImplementedError("merchants that answer together are asked with send_and_receive")
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """See `push_messages`."""
+        raise NotImplementedError("merchants that answer together are asked with send_and_receive")
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """See `Grid`."""
+        del timeout  # nobody is late
+        sent = list(messages)
+        for message in sent:
+            self._sent += 1
+            message.metadata.__dict__["_message_id"] = str(self._sent)  # Flower's own number is a hash of the model
+        for message, content in zip(sent, self._answers(sent), strict=True):
+            yield Message(content, reply_to=message)
+        self._on_round(sent)
 
 
 @contextmanager

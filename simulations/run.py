@@ -23,7 +23,7 @@ from pp_model.plan import TrainingPlan
 from server.starting_point import load_init
 from simulations.baselines import run_baseline
 from simulations.evaluate import Judge
-from simulations.federation import federate, secrets_for
+from simulations.federation import engine_for, federate_by_engine, secrets_for
 from simulations.planning import features_of, plan_of
 from simulations.pretrain import trainable_parameters
 from simulations.scenario import Scenario
@@ -54,7 +54,7 @@ def simulate(scenario: Scenario, directory: Path, progress: Progress) -> dict[st
     progress.begin("finding the noise", 1)
     plan = plan_of(scenario, init)
     judge = Judge(model, holdout(market, scenario, features))
-    run = federate(
+    run = federate_by_engine(
         market.shops,
         plan,
         init,
@@ -87,6 +87,7 @@ def simulate(scenario: Scenario, directory: Path, progress: Progress) -> dict[st
         "refusals": dict(run.refusals),
         "rejected": dict(run.rejected),
         "skipped_orders": dict(market.skipped),
+        "engine": engine_for(scenario, plan, init),
         "noise_source": "operating system" if scenario.synthetic is None else "seeded, for made-up customers only",
         "config": _strict(to_mapping(scenario)),
         "plan": _strict(to_mapping(plan)),

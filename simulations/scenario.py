@@ -16,6 +16,8 @@ from pp_model.config import from_mapping
 from pp_model.errors import ConfigError
 from server.recipe import Recipe
 
+Engine = Literal["in_process", "vectorised", "ray"]
+ENGINES: tuple[Engine, ...] = ("in_process", "vectorised", "ray")
 BASELINES = ("local_only", "central_non_private", "fedavg_non_private", "synthetic_only")
 
 
@@ -52,6 +54,8 @@ class Scenario:
     Attributes:
         cutoff: the holdout starts here; training sees nothing from this day on.
         epsilon: the guarantee of the whole run for one customer of one merchant; inf for none.
+        engine: how the merchants are run: "in_process", one after the other by a merchant's own program; "vectorised",
+            together; "ray", by Flower's engine for several machines; "auto", vectorised wherever it can do the model.
     """
 
     name: str
@@ -66,6 +70,7 @@ class Scenario:
     baselines: tuple[Literal["local_only", "central_non_private", "fedavg_non_private", "synthetic_only"], ...] = ()
     seed: int = 0
     device: str = "auto"
+    engine: Literal["auto", "in_process", "vectorised", "ray"] = "auto"
 
     def __post_init__(self) -> None:
         if (self.orders is None) == (self.synthetic is None):

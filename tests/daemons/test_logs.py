@@ -21,17 +21,6 @@ CELL = "ada@example.org"
 log = logging.getLogger("test.logs")
 
 
-@pytest.fixture(autouse=True)
-def logging_as_before():
-    root = logging.getLogger()
-    before = root.level, logging.raiseExceptions, sys.excepthook, threading.excepthook
-    yield
-    for handler in [handler for handler in root.handlers if (handler.name or "").startswith("daemon-")]:
-        root.removeHandler(handler)
-        handler.close()
-    root.level, logging.raiseExceptions, sys.excepthook, threading.excepthook = before
-
-
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
 

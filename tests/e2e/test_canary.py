@@ -96,10 +96,11 @@ def test_a_run_leaves_no_file_but_these(finished):
     assert names == {"config.json", "merchants", "platform", "report.html", "result.json"}
 
 
-def test_no_message_has_the_canary(tmp_path, monkeypatch):
+@pytest.mark.parametrize("engine", ["in_process", "vectorised"])
+def test_no_message_has_the_canary(tmp_path, monkeypatch, engine):
     wire = record_wire(monkeypatch)
     orders = OrdersSpec(file=write_csv(tmp_path / "orders.csv", canary_rows(invalid=False)), merchant_column="merchant")
-    result = simulate(tiny_scenario(synthetic=None, orders=orders), tmp_path / "out", Silent())
+    result = simulate(tiny_scenario(synthetic=None, orders=orders, engine=engine), tmp_path / "out", Silent())
     assert result["rounds"] * result["steps_per_round"] == ROUNDS
     assert len(wire) == ROUNDS * 3
     for sent, reply in wire:

@@ -322,6 +322,9 @@ def test_a_run_interrupted_inside_any_merchants_step_is_completed_with_one_charg
                 raise MachineDownError
             return SystemSource().uniform(size)
 
+        def standard_normal(self, size):
+            return SystemSource().standard_normal(size)
+
     with pytest.raises(MachineDownError):
         federated(tmp_path, scenario, secret_for=lambda _: DyingSource())
     run = federated(tmp_path, scenario)
@@ -371,7 +374,7 @@ def test_a_whole_run_on_real_orders_with_one_seed_never_repeats_its_noise(tmp_pa
 
 
 def test_without_privacy_the_run_works_and_says_so_everywhere(tmp_path):
-    result = simulate(tiny_scenario(epsilon=float("inf")), tmp_path, Silent())
+    result = simulate(tiny_scenario(epsilon=float("inf"), engine="in_process"), tmp_path, Silent())
     assert (result["epsilon"], result["epsilon_two_merchants"], result["budget"]) == ("inf", "inf", "inf")
     assert result["noise_multiplier"] == 0
     assert {entry["epsilon"] for entry in result["epsilon_by_round"]} == {"inf"}
@@ -380,7 +383,7 @@ def test_without_privacy_the_run_works_and_says_so_everywhere(tmp_path):
 
 
 def test_the_result_of_a_private_run_has_what_its_ledgers_say(tmp_path):
-    scenario = tiny_scenario()
+    scenario = tiny_scenario(engine="in_process")
     result = simulate(scenario, tmp_path, Silent())
     with ledger_of(tmp_path, 1, scenario) as ledger:
         assert result["epsilon"] == ledger.spent <= scenario.epsilon

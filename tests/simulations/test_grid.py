@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from flwr.supercore.task_identity import TaskIdentity
 
-from simulations.grid import InProcessGrid
+from simulations.grid import InProcessGrid, TogetherGrid
 
 ROOT = Path(__file__).parents[2]
 SECRET = "anna@example.com spent 12.50"
@@ -84,6 +84,36 @@ def test_pushed_messages_are_answered_once():
         assert grid.pull_messages(["unknown"]) == []
 
 
+def together(*rounds: tuple[int, ...], log: list[str]) -> list[list[Message]]:
+    """Merchants 11 and 12 answer together; `log` is told what is made, taken and over, in order."""
+
+    def answers(messages):
+        for message in messages:
+            log.append(f"made {message.metadata.dst_node_id}")
+            yield RecordDict({"out": ConfigRecord({"to": message.metadata.dst_node_id})})
+
+    def received(nodes):
+        for reply in grid.send_and_receive(messages_to(*nodes)):
+            log.append(f"taken {reply.metadata.src_node_id}")
+            yield reply
+
+    with TogetherGrid([11, 12], answers, on_round=lambda sent: log.append(f"over {len(sent)}")) as grid:
+        assert grid.get_node_ids() == [11, 12]
+        return [list(received(nodes)) for nodes in rounds]
+
+
+def test_merchants_that_answer_together_are_answered_for_in_order_and_one_at_a_time():
+    log: list[str] = []
+    (replies,) = together((12, 11), log=log)
+    assert [fields(reply) for reply in replies] == [(12,), (11,)]
+    assert log == ["made 12", "taken 12", "made 11", "taken 11", "over 2"]
+
+
+def test_no_two_messages_of_a_run_have_one_number():
+    replies = [reply for round_ in together((12, 11), (12, 11), log=[]) for reply in round_]
+    assert len({reply.metadata.reply_to_message_id for reply in replies}) == 4
+
+
 def test_the_nodes_are_those_of_the_configuration():
     with InProcessGrid(counting_app(), node_configs={7: {}, 5: {}}) as grid:
         assert grid.get_node_ids() == [7, 5]
@@ -123,7 +153,7 @@ socket.getaddrinfo = socket.create_connection = socket.gethostbyname = socket.so
 sys.path.insert(0, ROOT)
 import numpy as np
 from server.app import ServerSettings, make_server_app
-from simulations.grid import InProcessGrid
+from simulations.grid import InProcessGrid, TogetherGrid
 from tests.support.fake_merchants import TRAINABLE, filled, merchants_app
 from tests.support.plans import tiny_plan
 from pp_model.protocol import Release

@@ -75,6 +75,7 @@ def test_every_shipped_scenario_is_valid_and_says_what_it_is(name):
         ({"delta": 0.0}, "delta"),
         ({"delta": 1.0}, "delta"),
         ({"delta": math.nan}, "delta"),
+        ({"engine": "quick"}, "engine"),
         ({"merchants": 0}, "merchants"),
         ({"merchants": 2.0}, "merchants"),
     ],
@@ -83,6 +84,12 @@ def test_every_shipped_scenario_is_valid_and_says_what_it_is(name):
 def test_a_key_that_is_unknown_missing_or_out_of_range_is_named(changes, key):
     with pytest.raises(ConfigError, match=key.replace(".", r"\.")):
         resolve(table(**changes))
+
+
+@pytest.mark.parametrize("engine", ["auto", "in_process", "vectorised", "ray"])
+def test_a_scenario_names_its_engine_and_by_default_leaves_it_open(engine):
+    assert resolve(table(engine=engine)).engine == engine
+    assert resolve(table()).engine == "auto"
 
 
 @pytest.mark.parametrize("key", ["name", "merchants", "cutoff", "horizon_days", "epsilon"])

@@ -30,7 +30,7 @@ POINTS = {  # in the order in which a task comes past them
     "task read": Point("after", "client.task", "task_from_wire"),
     "known not to be sealed": Point("after", "client.ledger", "PrivacyLedger.sealed"),
     "plan allowed": Point("after", "client.task", "check_plan"),
-    "arrays checked": Point("after", "client.task", "check_arrays"),
+    "arrays checked": Point("after", "client.task", "check_parameters"),
     "charge asked for": Point("before", "client.ledger", _CHARGE),
     "charge written": Point("after", "client.ledger", "PrivacyLedger._append", within=_CHARGE),
     "charge committed": Point("before", "client.ledger", "write_head", within=_CHARGE),

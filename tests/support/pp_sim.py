@@ -27,8 +27,12 @@ def write_orders(folder: Path, rows: Sequence[Row] | None = None) -> Path:
     return Path(write_csv(folder / "orders.csv", table))
 
 
-def run_arguments(folder: Path, orders: Path, **recipe: Any) -> list[str]:
-    """`run`, with a scenario file for the recipe and flags for the rest; the run goes to `folder`/out."""
+def run_arguments(folder: Path, orders: Path, *, engine: str = "in_process", **recipe: Any) -> list[str]:
+    """`run`, with a scenario file for the recipe and flags for the rest; the run goes to `folder`/out.
+
+    Args:
+        engine: "" for the default.
+    """
     scenario = folder / "scenario.toml"
     table = {**tiny_recipe(rounds=ROUNDS), **recipe}
     lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
@@ -37,6 +41,7 @@ def run_arguments(folder: Path, orders: Path, **recipe: Any) -> list[str]:
     return [
         *("run", str(scenario), "--orders", str(orders), *columns, "--merchant-column", "merchant"),
         *("--merchants", "3", "--cutoff", CUTOFF, "--horizon-days", HORIZON_DAYS, "--epsilon", "3"),
+        *(("--engine", engine) if engine else ()),
         *("--out", str(folder / "out")),
     ]
 

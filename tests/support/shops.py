@@ -15,6 +15,7 @@ from flwr.app import Message, RecordDict
 from flwr.common.serde import recorddict_to_proto
 
 import simulations.federation as federation
+import simulations.many_merchants as many_merchants
 from client.ledger import open_ledger
 from client.policy import Policy
 from client.shop import Shop
@@ -26,7 +27,7 @@ from pp_model.protocol import Task
 from pp_model.schema import EventType, Order, OrderLog, Window, order_log
 from pp_model.serialization import fingerprint
 from server.recipe import Recipe
-from simulations.grid import InProcessGrid
+from simulations.grid import InProcessGrid, TogetherGrid
 from simulations.scenario import Scenario, SyntheticSpec
 from simulations.seeded import SeededSource
 from tests.support.ledgers import LINEAGE
@@ -169,7 +170,7 @@ def same_bits(first: Any, second: Any) -> bool:
 
 
 def record_wire(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Message, Message]]:
-    """Filled with every message to a merchant and its reply, as the grid of `federate` carries them."""
+    """Filled with every message to a merchant and its reply, as the grids of both engines carry them."""
     carried: list[tuple[Message, Message]] = []
 
     class RecordingGrid(InProcessGrid):
@@ -179,7 +180,15 @@ def record_wire(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Message, Message]
             carried.extend(zip(sent, replies, strict=True))
             return replies
 
+    class RecordingTogetherGrid(TogetherGrid):
+        def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+            sent = list(messages)
+            for message, reply in zip(sent, super().send_and_receive(sent, timeout=timeout), strict=True):
+                carried.append((message, reply))
+                yield reply
+
     monkeypatch.setattr(federation, "InProcessGrid", RecordingGrid)
+    monkeypatch.setattr(many_merchants, "TogetherGrid", RecordingTogetherGrid)
     return carried
 
 
