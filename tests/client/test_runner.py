@@ -14,9 +14,10 @@ from flwr.supernode.servicer.runtime import runtime_handlers
 
 from client import flower_hooks, runner
 from client.runner import serve
+from flower_edge import bounds
 from flower_edge.records import to_record, wire_from_record
 from pp_model.errors import ConfigError
-from pp_model.protocol import Refusal, RefusalCode, reply_from_wire
+from pp_model.protocol import Refusal, RefusalCode, Wire, reply_from_wire
 from tests.support.flower_platform import LoopbackSuperNode, free_port, wait_until
 
 SECRET = b"a secret of the shop's own"
@@ -118,6 +119,15 @@ def test_parts_that_are_no_message_are_refused_and_never_reach_the_app(supernode
     app = App()
     with serving(app, supernode.address):
         supernode.give(content(), root=ConfigRecord({"not": "a message"}))
+        assert code(supernode.replies(1)[0]) is RefusalCode.BAD_TASK
+    assert app.seen == []
+
+
+def test_a_message_that_unpacks_to_too_much_is_refused_before_it_is_put_together(supernode, monkeypatch):
+    monkeypatch.setattr(bounds, "MAX_ARRAY_BYTES", 100)
+    app = App()
+    with serving(app, supernode.address):
+        supernode.give(to_record(Wire(arrays={"w": np.zeros(1_000, np.float32)}, scalars={})))
         assert code(supernode.replies(1)[0]) is RefusalCode.BAD_TASK
     assert app.seen == []
 

@@ -4,6 +4,7 @@ import threading
 import time
 
 import httpx
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -14,6 +15,9 @@ from flwr.proto.runtime_pb2 import GetNodesResponse
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.run import RunNotRunningException
 
+from flower_edge import bounds
+from flower_edge.records import to_record
+from pp_model.protocol import Wire
 from server import exchange as module
 from server.exchange import FETCHERS, MAX_OBJECTS, exchange, node_ids
 from simulations.grid import InProcessGrid
@@ -91,6 +95,14 @@ def test_a_reply_of_very_many_parts_is_its_senders_error_and_not_fetched():
 def test_a_reply_of_very_many_bytes_is_its_senders_error(monkeypatch):
     monkeypatch.setattr(module, "MAX_BYTES", 3000)
     big = RecordDict({"out": ConfigRecord({"text": "x" * 4000})})
+    link = Link(lambda n, m: said(n, m) if n == 2 else Message(big, reply_to=m))
+    replies, _ = exchanged(link, 1, 2, timeout=0.4)
+    assert contents(replies) == {1: ErrorCode.MESSAGE_UNAVAILABLE, 2: (2, 7)}
+
+
+def test_a_reply_that_unpacks_to_too_much_is_its_senders_error(monkeypatch):
+    monkeypatch.setattr(bounds, "MAX_ARRAY_BYTES", 100)
+    big = to_record(Wire(arrays={"w": np.zeros(1_000, np.float32)}, scalars={}))
     link = Link(lambda n, m: said(n, m) if n == 2 else Message(big, reply_to=m))
     replies, _ = exchanged(link, 1, 2, timeout=0.4)
     assert contents(replies) == {1: ErrorCode.MESSAGE_UNAVAILABLE, 2: (2, 7)}
