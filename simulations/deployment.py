@@ -12,8 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +25,7 @@ import httpx
 
 from pp_model.errors import PurchasePowerError
 
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_SECONDS = 60.0  # two graces of a merchant's daemon, and as much again on a busy machine
 READY_SECONDS = 90.0
 MODULES = {"pp-server": "server.cli", "pp-client": "client.cli"}
@@ -69,7 +72,7 @@ class Program:
         Raises:
             DeploymentError: it ended, or does not serve in time.
         """
-        with self.log.open("ab") as output:
+        with self.log.open("ab") as output, _signals_held():
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(self.environment)
             )
@@ -285,6 +288,26 @@ def set_keys(path: Path, values: Mapping[str, str]) -> None:
         if count != 1:
             raise DeploymentError(f"{path} has {count} lines for {key!r}; expected one")
     path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """What would end this process waits until the block is over: a program that was begun, and that nobody has noted
+    yet, would run on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    ending = [number for number in _ENDING if signal.getsignal(number) not in (signal.SIG_IGN, None)]
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in ending}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for came_number in came:
+            signal.raise_signal(came_number)
 
 
 def free_port() -> int:

@@ -4,11 +4,12 @@ import fcntl
 import json
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from simulations.deployment import wait_until
+from simulations.deployment import DeploymentError, wait_until
 from tests.support.documents import command_lines, fault_of_call
 from tests.support.pp_sim import ROOT, command, environment, pp_sim
 
@@ -41,6 +42,29 @@ def processes_of(out):
         if str(out).encode() in words:
             found.append(int(folder.name))
     return found
+
+
+def daemons_of(merchant):
+    """Numbers of the merchant's `pp-client run`."""
+    found = []
+    for number in processes_of(merchant):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if b"\0client.cli\0run\0" in Path(f"/proc/{number}/cmdline").read_bytes():
+                found.append(number)
+    return found
+
+
+def nothing_runs(out):
+    """Fails, and names them, where processes of the demonstration live on."""
+    with suppress(DeploymentError):
+        wait_until(lambda: not processes_of(out), 30.0, what="the last process to end")
+    left = []
+    for number in processes_of(out):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            left.append(
+                (Path(f"/proc/{number}/cmdline").read_bytes(), Path(f"/proc/{number}/status").read_text()[:200])
+            )
+    assert left == []
 
 
 def begun(out, log):
@@ -98,7 +122,7 @@ def test_an_interrupted_demonstration_leaves_nothing_running(tmp_path, number):
     process = begun(out, log)
     process.send_signal(number)
     assert process.wait(120) == 130
-    wait_until(lambda: not processes_of(out), 30.0, what="the last process to end")
+    nothing_runs(out)
     assert "Stopped by hand" in log.read_text()
     assert str(out / "platform" / "log" / "server.jsonl") in log.read_text()
 
@@ -106,16 +130,13 @@ def test_an_interrupted_demonstration_leaves_nothing_running(tmp_path, number):
 def test_a_demonstration_that_fails_says_why_and_leaves_nothing_running(tmp_path):
     out, log = tmp_path / "deploy", tmp_path / "told"
     process = begun(out, log)
-    [daemon] = [
-        number
-        for number in processes_of(out / "bakery")
-        if b"\0client.cli\0run\0" in Path(f"/proc/{number}/cmdline").read_bytes()
-    ]
+    wait_until(lambda: daemons_of(out / "bakery"), 30.0, what="the bakery's process", log=log)
+    [daemon] = daemons_of(out / "bakery")
     subprocess.run(["kill", "-9", str(daemon)], check=True)
     assert process.wait(SECONDS) == 2
     assert "bakery ended before it served" in " ".join(log.read_text().split())
     assert "bakery (-9)" in log.read_text()
-    wait_until(lambda: not processes_of(out), 30.0, what="the bakery's children to end")
+    nothing_runs(out)
 
 
 def test_another_folder_is_left_as_it_is(tmp_path):
