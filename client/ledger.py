@@ -41,7 +41,7 @@ from pp_model.protocol import Anchor
 
 KEEP_SEALED = 8
 
-_PRICE_SLACK = 0.999  # the accountant's own error: one more event may look this much cheaper, and no more
+PRICE_SLACK = 0.999  # the accountant's own error: one more event may look this much cheaper, and no more
 
 Cost = Callable[[Sequence[PrivacyEvent]], float]
 
@@ -193,7 +193,7 @@ class PrivacyLedger:
             events = self._events()
             spent, needed = self._spent(), self._price((*events, event))
             # Written so that NaN loses. A price that falls when an event is added is no price either.
-            if not (spent * _PRICE_SLACK <= needed <= self._budget):
+            if not (spent * PRICE_SLACK <= needed <= self._budget):
                 raise BudgetExceededError(spent=spent, needed=needed, budget=self._budget)
             self._append(
                 {"kind": "charge", "task": task, "plan": plan, "event": asdict(event), "epsilon_after": repr(needed)}

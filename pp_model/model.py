@@ -226,9 +226,7 @@ def check_parameters(arrays: Mapping[str, object], spec: ModelSpec) -> Arrays:
     checked = check_arrays(arrays, array_shapes(spec))
     for name, array in checked.items():
         if not np.abs(array).max(initial=0.0) <= LARGEST_PARAMETER:
-            raise ArraysError(
-                f"array {name!r} has a value above {LARGEST_PARAMETER:g}; training has diverged, or worse"
-            )
+            raise ArraysError(f"array {name!r} has a value above {LARGEST_PARAMETER:g}, which no training makes")
     return checked
 
 

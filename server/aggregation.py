@@ -114,15 +114,6 @@ def aggregator(method: str) -> Aggregator:
     return RunningMean() if method == "mean" else _AllTogether(median if method == "median" else _fifth_trimmed)
 
 
-def aggregate(updates: Iterable[Arrays], *, method: str) -> Arrays:
-    """One update of many, by the plan's `aggregation`, in the order given; {} of none. See `aggregator`."""
-    one = aggregator(method)
-    for update in updates:
-        one.add(update)
-        del update  # before the next is made
-    return one.result()
-
-
 class _AllTogether:
     def __init__(self, of_all: Callable[[Sequence[Arrays]], Arrays]) -> None:
         self._of_all = of_all

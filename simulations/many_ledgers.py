@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-from client.ledger import _PRICE_SLACK, Cost, Lineage, PlanUsedUpError, SealedReplyGoneError
+from client.ledger import PRICE_SLACK, Cost, Lineage, PlanUsedUpError, SealedReplyGoneError
 from client.ledger_file import connect, ledger_errors, plain_event
 from pp_model.accounting import PrivacyEvent, epsilon_spent
 from pp_model.errors import BudgetExceededError, LedgerError
@@ -132,7 +132,7 @@ class ManyLedgers:
             raise PlanUsedUpError(plan=plan, charged=charged, most_tasks=most_tasks)
         before, after = self._of[merchant], self._with(self._of[merchant], event)
         # Written so that NaN loses. A price that falls when an event is added is no price either.
-        if not (before.price * _PRICE_SLACK <= after.price <= self._budget):
+        if not (before.price * PRICE_SLACK <= after.price <= self._budget):
             raise BudgetExceededError(spent=before.price, needed=after.price, budget=self._budget)
         with self.together():
             if known is None:

@@ -12,7 +12,7 @@ from pp_model.protocol import Release
 from server.aggregation import (
     RejectedReleaseError,
     RejectionCode,
-    aggregate,
+    aggregator,
     median,
     trimmed_mean,
     validate_release,
@@ -24,6 +24,15 @@ TASK = "a" * 64
 cohorts = hnp.arrays(
     np.float32, st.tuples(st.integers(1, 9), st.integers(1, 4)), elements=st.floats(-1e6, 1e6, width=32)
 )
+
+
+def aggregate(updates, *, method):
+    """One update of many, each forgotten before the next is made."""
+    one = aggregator(method)
+    for update in updates:
+        one.add(update)
+        del update
+    return one.result()
 
 
 def updates_of(cohort: np.ndarray) -> list[dict[str, np.ndarray]]:
