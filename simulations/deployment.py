@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from typing import Protocol, Self
 import httpx
 
 from pp_model.errors import PurchasePowerError
+from simulations.ports import free_port
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_SECONDS = 60.0  # two graces of a merchant's daemon, and as much again on a busy machine
@@ -308,13 +308,6 @@ def _signals_held() -> Iterator[None]:
             signal.signal(number, handler)
         for came_number in came:
             signal.raise_signal(came_number)
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(moment: Callable[[], bool], seconds: float, *, what: str, log: Path | None = None) -> None:

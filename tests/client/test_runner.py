@@ -18,7 +18,8 @@ from flower_edge import bounds
 from flower_edge.records import to_record, wire_from_record
 from pp_model.errors import ConfigError
 from pp_model.protocol import Refusal, RefusalCode, Wire, reply_from_wire
-from tests.support.flower_platform import LoopbackSuperNode, free_port, wait_until
+from simulations.ports import free_port
+from tests.support.flower_platform import LoopbackSuperNode, wait_until
 
 SECRET = b"a secret of the shop's own"
 CANARY = "Quetzalcoatl Vandersloot, 719384.65"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from simulations.ports import free_port
 from tests.support.flower_platform import (
     BIN,
     Platform,
     Running,
-    free_port,
     listening,
     running,
     stock_platform,

@@ -22,7 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from client.metrics import glance
 from client.settings import load_settings
-from tests.support.flower_platform import free_port
+from simulations.ports import free_port
 from tests.support.market import market
 from tests.support.merchant_home import invitation, new_shop
 from tests.support.superlink import authority, server_certificate

@@ -21,7 +21,8 @@ from agreement.offer import DecisionState, verify_offer
 from server.control import ControlClient
 from server.home import PlatformHome, server_toml
 from server.roster import Roster
-from tests.support.flower_platform import Running, free_port, running, wait_until
+from simulations.ports import free_port
+from tests.support.flower_platform import Running, running, wait_until
 from tests.support.platform import new_platform, public_key_file
 
 pytestmark = pytest.mark.e2e

@@ -15,7 +15,7 @@ from server.cli import _parser, main
 from server.commands.plans import read_plan
 from server.pki import check_certificate, names_of
 from server.roster import Roster
-from tests.support.flower_platform import free_port
+from simulations.ports import free_port
 from tests.support.platform import NAME, as_json, new_plan, new_platform, pp_server, public_key_file
 from tests.support.superlink import authority, server_certificate
 

@@ -40,19 +40,13 @@ from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 
 from client.flower_hooks import NOTHING
+from simulations.ports import free_port
 from tests.support.superlink import authority, node_key, server_certificate
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 START_SECONDS = 90.0
 RUN, NODE = 5, 11  # of a LoopbackSuperNode
-
-
-def free_port() -> int:
-    """A port that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def listening(port: int) -> bool:
