@@ -20,7 +20,7 @@ from pp_model.loss import ziln_loss
 from pp_model.model import fresh_arrays, load_model, model_arrays, trainable_shapes
 from pp_model.model_spec import ModelSpec
 from pp_model.serialization import Arrays, fingerprint, to_safetensors
-from simulations.merchants import draw_traits, synthetic_shop
+from synthetic.shops import draw_traits, synthetic_shop
 
 OTHER_SCALE = 0.5  # the other features' share of a customer's gradient norm, against the core's 1
 _EIGENVALUE_FLOOR = 0.02
@@ -118,7 +118,7 @@ def pretrain(
 def save_init(path: Path, arrays: Arrays, model: ModelSpec, spec: PretrainSpec) -> None:
     """The starting point as safetensors; what made it stands in the file's own metadata."""
     provenance = {
-        "data": "synthetic shops only (simulations/merchants.py); no real orders",
+        "data": "synthetic shops only (synthetic/shops.py); no real orders",
         "model": json.dumps(to_mapping(model), sort_keys=True),
         "pretrain": json.dumps(to_mapping(spec), sort_keys=True),
         "fingerprint": fingerprint(arrays),

@@ -17,8 +17,8 @@ from client.sources.memory import MemorySource
 from pp_model.errors import BadOrdersError, ConfigError
 from pp_model.features import Examples, FeatureSpec, build_examples
 from pp_model.schema import SECONDS_PER_DAY, EventType, OrderLog, day_start, fingerprint64
-from simulations.merchants import draw_traits, synthetic_shop
 from simulations.scenario import OrdersSpec, Scenario, SyntheticSpec
+from synthetic.shops import draw_traits, synthetic_shop
 
 Codes = NDArray[np.int64]
 

@@ -14,7 +14,7 @@ from pp_model.model import fresh_arrays
 from pp_model.model_spec import ModelSpec
 from pp_model.schema import EventType, Order, OrderLog
 from pp_model.serialization import Arrays
-from simulations.merchants import ShopTraits, synthetic_shop
+from synthetic.shops import ShopTraits, synthetic_shop
 
 CUTOFF = dt.date(2024, 6, 1)
 _NOON = 43_200

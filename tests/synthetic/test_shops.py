@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from pp_model.schema import COLUMNS, NO_CATEGORY, SECONDS_PER_DAY, EventType, day_start
-from simulations.merchants import ShopTraits, SyntheticShop, draw_traits, synthetic_shop
+from synthetic.shops import ShopTraits, SyntheticShop, draw_traits, synthetic_shop
 from tests.support.examples import LIVELY, changed_traits
 
 FALSE_ALARM = 1e-6

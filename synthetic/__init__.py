@@ -1,0 +1,1 @@
+"""Made-up shops with known truth: orders that are nobody's."""
