@@ -13,6 +13,7 @@ from pp_model.clipping import update_norm
 from pp_model.errors import ArraysError, ProtocolError
 from pp_model.protocol import Release
 from pp_model.serialization import Arrays, Shapes, check_arrays
+from server.norm_filter import far_from_others
 from server.running_mean import RunningMean
 
 
@@ -28,7 +29,9 @@ class RejectionCode(StrEnum):
     DTYPE = "dtype"
     NOT_FINITE = "not_finite"
     ZERO = "zero"  # nothing but zeros, where the plan adds noise: no mechanism made it
+    SHARE = "share"  # a share or signature of the secure sum that is wrong; its masked vector may be in the sum
     NORM = "norm"  # larger than the plan's update_clip_norm
+    OUTLIER = "outlier"  # much longer than the other merchants' updates of the round
 
 
 class RejectedReleaseError(ProtocolError):
@@ -101,34 +104,54 @@ class Aggregator(Protocol):
         """Takes one more, of the same names and shapes as all before."""
 
     def result(self) -> Arrays:
-        """One update of all that were added; {} of none."""
+        """One update of all that were added but those left out; {} of none."""
+
+    def left_out(self) -> Sequence[int]:
+        """Which of those added so far `result` leaves out, ascending: 0 is the first that was added."""
 
 
 def aggregator(method: str) -> Aggregator:
     """By the plan's `aggregation`.
 
-    "mean" forgets each update when it has added it. "trimmed_mean", which leaves out a fifth of the merchants at each
-    end, at least one where there are three or more, and "median" need all of them at the end, so their memory grows
-    with the merchants: three models for each of them at the most.
+    "mean" takes every update, and forgets it when it has added it. The others first leave out, and name, those far
+    longer than the rest (`norm_filter.far_from_others`); of the rest, "norm_filter" gives the mean, "trimmed_mean" the
+    mean without a fifth of the merchants at each end, at least one where there are three or more, "median" the median.
+    They need all updates at the end, so their memory grows with the merchants: three models for each at the most.
     """
-    return RunningMean() if method == "mean" else _AllTogether(median if method == "median" else _fifth_trimmed)
+    return RunningMean() if method == "mean" else _AllTogether(_OF_ALL[method])
 
 
 class _AllTogether:
     def __init__(self, of_all: Callable[[Sequence[Arrays]], Arrays]) -> None:
         self._of_all = of_all
         self._updates: list[Arrays] = []
+        self._norms: list[float] = []
 
     def add(self, update: Arrays) -> None:
         self._updates.append(update)
+        self._norms.append(update_norm(update))
 
     def result(self) -> Arrays:
-        return self._of_all(self._updates)
+        far = self.left_out()
+        return self._of_all([update for place, update in enumerate(self._updates) if place not in far])
+
+    def left_out(self) -> Sequence[int]:
+        return far_from_others(self._norms)
+
+
+def _mean(updates: Sequence[Arrays]) -> Arrays:
+    total = RunningMean()
+    for update in updates:
+        total.add(update)
+    return total.result()
 
 
 def _fifth_trimmed(updates: Sequence[Arrays]) -> Arrays:
     merchants = len(updates)
     return trimmed_mean(updates, trim=min(max(1, merchants // 5), max(0, merchants - 1) // 2))
+
+
+_OF_ALL = {"norm_filter": _mean, "trimmed_mean": _fifth_trimmed, "median": median}
 
 
 def _stacked(updates: Sequence[Arrays]) -> Iterable[tuple[str, NDArray[np.float32]]]:

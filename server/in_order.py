@@ -19,11 +19,16 @@ class InOrder:
 
     Args:
         order: the merchants' nodes; each comes at most once.
+
+    Attributes:
+        passed: the nodes whose updates were passed on, in the order in which they were.
     """
 
     def __init__(
         self, order: Sequence[int], pass_on: Callable[[Arrays], None], *, held_bytes: int = HELD_BYTES
     ) -> None:
+        self.passed: list[int] = []
+        self._order = order
         self._place = {node: place for place, node in enumerate(order)}
         self._pass_on, self._most = pass_on, held_bytes
         self._came = [False] * len(order)
@@ -54,7 +59,9 @@ class InOrder:
         self._bytes += _size(update)
 
     def _release(self) -> None:
-        update = self._held.pop(heapq.heappop(self._places))
+        place = heapq.heappop(self._places)
+        self.passed.append(self._order[place])
+        update = self._held.pop(place)
         self._bytes -= _size(update)
         self._pass_on(update)
 

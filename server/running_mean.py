@@ -43,6 +43,10 @@ class RunningMean:
         """The mean as it stands."""
         return {name: total.divided_by(self._count) for name, total in self._sums.items()}
 
+    def left_out(self) -> tuple[int, ...]:
+        """None: an update that is forgotten cannot be left out afterwards."""
+        return ()
+
 
 class _DoubleSum:
     def __init__(self, shape: tuple[int, ...]) -> None:
