@@ -31,6 +31,7 @@ MERCHANT_FLAGS = (
     *("--period", "bench", "--period-starts", "2020-01-01", "--period-ends", "2099-12-31"),
     *("--approve", "automatic", "--approve-under", "3"),
 )
+SECONDS_A_MERCHANT = 20.0  # to start; each loads PyTorch
 STEPS = {  # name of a step -> (event at its start, event at its end), in a merchant's log
     "task's parts fetched": ("receiving", "received"),
     "runner takes the task, training included": ("received", "trained"),
@@ -83,7 +84,7 @@ def train(folder: Path, *, merchants: int, customers: int, rounds: int, answer_e
             name = name.replace(" ", "-")
             deployed.make_merchant(name, write_orders_csv(log, folder / f"{name}.csv"), *MERCHANT_FLAGS)
         began = time.monotonic()
-        deployed.start()
+        deployed.start(seconds=max(90.0, SECONDS_A_MERCHANT * len(deployed.merchants)))  # they share the cores
         started = time.monotonic() - began
         deployed.pp_server(
             *("plan", "new", "bench", "--epsilon", "2", "--holdout", "2024-10-01", "--horizon-days", "60"),

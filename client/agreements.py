@@ -8,7 +8,7 @@ nothing by it.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from agreement.node_keys import fingerprint_of
 from agreement.offer import DecisionState, Offer, OfferCode, OfferError, check_dates, check_offer, verify_offer
 from agreement.signing import VerifyKey
 from client.agreements_file import DAMAGED, AgreementsError, Entries, changing, read
+from client.peers import check_keys, newcomers, on_roster, pinned
 from client.policy import Policy, check_plan, needs_approval
 from client.settings import MerchantSettings
 from client.spending import read_spending
@@ -105,10 +106,22 @@ class Agreements:
                 entries.add(offer.id, state, code, reason, by=by, now=now, data=text)
             return self._agreement(entries, offer.id)
 
-    def approve(self, offer_id: str, *, policy: Policy, afford: Afford, by: str, now: dt.datetime) -> Agreement:
+    def approve(
+        self,
+        offer_id: str,
+        *,
+        policy: Policy,
+        afford: Afford,
+        by: str,
+        now: dt.datetime,
+        changed_keys: Collection[str] = (),
+    ) -> Agreement:
         """The agreement of the offer whose id begins with `offer_id`, approved. Approving again changes nothing.
 
         Policy and budget are asked once more: a person says yes within them, not past them.
+
+        Args:
+            changed_keys: merchants of a secure sum that are known to have another key than before.
 
         Raises:
             ConfigError: no offer, or several, of such an id.
@@ -123,6 +136,7 @@ class Agreements:
             except OfferError as error:
                 raise _as_policy(error) from None
             check_plan(found.offer.plan, policy)
+            check_keys(found.offer.plan, self._pins(entries), accepted=changed_keys)
             afford(found.offer.plan)
             if found.state is not DecisionState.APPROVED:
                 entries.add(found.offer.id, DecisionState.APPROVED, None, "", by=by, now=now)
@@ -190,6 +204,7 @@ class Agreements:
         try:
             self._check_offer(entries, offer, now=now)
             check_plan(offer.plan, policy)
+            check_keys(offer.plan, self._pins(entries))
             afford(offer.plan)
         except OfferError as error:
             return DecisionState.REFUSED, error.code, str(error)
@@ -199,7 +214,7 @@ class Agreements:
             return DecisionState.REFUSED, OfferCode.POLICY, str(error)
         except BudgetExceededError as error:
             return DecisionState.REFUSED, OfferCode.BUDGET, _over_budget(error)
-        if needs_approval(offer.plan, policy):
+        if needs_approval(offer.plan, policy) or newcomers(offer.plan, self._pins(entries), own=self._addressee):
             return DecisionState.WAITING, None, ""
         return DecisionState.APPROVED, None, ""
 
@@ -211,7 +226,18 @@ class Agreements:
         others = [o.offer for o in ours if o.offer.id != offer.id and o.offer.plan.plan_id == offer.plan.plan_id]
         newest = max((other.serial for other in others), default=0)
         check_offer(offer, now=now, addressee=self._addressee, newest_serial=newest)
+        if not on_roster(offer.plan, self._addressee):
+            raise OfferError(
+                OfferCode.ADDRESSEE,
+                f"offer {offer.id} is a secure sum of other merchants: this key is not on its roster",
+            )
         self._check_period(now)
+
+    def _pins(self, entries: Entries) -> dict[str, str]:
+        """The keys of the other merchants, as they were agreed to last."""
+        ever = [body["offer"] for body in entries.bodies if body["state"] == DecisionState.APPROVED]
+        latest_last = dict.fromkeys(reversed(ever))
+        return pinned(self._agreement(entries, offer).offer.plan for offer in reversed(latest_last))
 
     def _check_period(self, now: dt.datetime) -> None:
         if not self._starts <= now.date() <= self._ends:

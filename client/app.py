@@ -11,7 +11,7 @@ from client.shop import Shop
 from client.task import answer
 from flower_edge.records import anchor_from_record, to_record, wire_from_record, with_anchor
 from pp_model.errors import ProtocolError
-from pp_model.protocol import Anchor, Refusal, RefusalCode, Release
+from pp_model.protocol import Anchor, Refusal, RefusalCode, Reply
 
 
 def make_client_app(shop_for: Callable[[Context], Shop]) -> ClientApp:
@@ -26,7 +26,7 @@ def make_client_app(shop_for: Callable[[Context], Shop]) -> ClientApp:
             known = anchor_from_record(message.content)
             wire = wire_from_record(message.content)
             shop = shop_for(context)
-            reply: Release | Refusal = answer(wire, shop, anchor=known)
+            reply: Reply | Refusal = answer(wire, shop, anchor=known)
         except ProtocolError:
             reply = Refusal(task="", code=RefusalCode.BAD_TASK)
         except Exception:

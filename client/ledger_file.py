@@ -63,6 +63,7 @@ def plain_event(task: str, event: PrivacyEvent) -> PrivacyEvent:
             sample_rate=float(event.sample_rate),
             noise_multiplier=float(event.noise_multiplier),
             num_steps=int(event.num_steps),
+            shared=bool(event.shared),
         )
         if plain == event:
             return plain

@@ -156,7 +156,10 @@ approve_under_epsilon = {_value(a.approve_under if a.approve == "automatic" else
 least_noise_multiplier = 0.5
 longest_horizon_days = 365
 longest_sequence = 128
-trust_modes = ["local"]  # "local": your noise is added here, in full, before anything leaves
+# "local": your noise is added here, in full, before anything leaves. "secure_sum": your share of it is, and the
+# platform sees nothing but the sum over all merchants. That gives a better model, and rests on some of the other
+# merchants being honest: pp-client plans says on how many, and asks you before you add up with new ones.
+trust_modes = ["local", "secure_sum"]
 encoders = {_value(ENCODERS)}
 """
 

@@ -9,11 +9,15 @@ from typing import Any
 
 from agreement.offer import DecisionState
 from client.agreements import Agreement
+from client.peers import roster_fingerprint
 from client.policy import epsilon_by_merchants
 from client.spending import Spending
 from client.statement import epsilon_text, plain_epsilon
 from pp_model.config import to_mapping
-from pp_model.plan import TrainingPlan
+from pp_model.integer_sum import secure_epsilons
+from pp_model.plan import SecureSumPlan, TrainingPlan
+
+MOST_NAMES = 12
 
 _STATES = {
     DecisionState.WAITING: "waits for you",
@@ -42,6 +46,7 @@ def plan_mapping(found: Agreement, spending: Spending, *, now: dt.datetime) -> d
         "rounds": plan.rounds,
         "rounds_charged": len(spending.of(plan.fingerprint)),
         "price": {"delta": plan.delta, "epsilon": {str(k): plain_epsilon(e) for k, e in prices.items()}},
+        "secure_sum": _sum_mapping(plan),
         "ledger": {
             "delta": spending.delta,
             "epsilon_spent": plain_epsilon(spending.spent),
@@ -58,6 +63,7 @@ def plan_text(found: Agreement, spending: Spending, *, now: dt.datetime) -> str:
     facts = {
         "Costs": price_text(plan),
         "Budget": _budget_text(plan, spending),
+        **({"Sum": _sum_text(plan.secure_sum, plan)} if plan.secure_sum else {}),
         "Computes": _computed(plan),
         "Takes": f"{plan.rounds} rounds of {plan.dp.num_steps} step(s){_done(plan, spending)}",
         "Valid": f"{offer.not_before:%Y-%m-%d %H:%M} to {offer.expires:%Y-%m-%d %H:%M} UTC{_now(found, now)}",
@@ -83,6 +89,32 @@ def _budget_text(plan: TrainingPlan, spending: Spending) -> str:
     return (
         f"spent so far epsilon {epsilon_text(spending.spent)}, after it {epsilon_text(after)} of "
         f"{epsilon_text(spending.budget)} at delta {spending.delta:g} (left {math.floor(left * 100) / 100:.2f})"
+    )
+
+
+def _sum_mapping(plan: TrainingPlan) -> dict[str, Any] | None:
+    if plan.secure_sum is None:
+        return None
+    return {
+        "merchants": [peer.name for peer in plan.secure_sum.roster],
+        "roster": roster_fingerprint(plan.secure_sum),
+        "fewest_survivors": plan.server.min_completions,
+        "dishonest": plan.secure_sum.dishonest,
+        "delta": plan.delta,
+        "epsilon": {name: plain_epsilon(epsilon) for name, epsilon in secure_epsilons(plan).items()},
+    }
+
+
+def _sum_text(sums: SecureSumPlan, plan: TrainingPlan) -> str:
+    alone, helped, own = (epsilon_text(epsilon) for epsilon in secure_epsilons(plan).values())
+    names = [peer.name for peer in sums.roster]
+    shown = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
+    return (
+        f"the platform sees only the sum over {len(names)} merchants ({shown}), of at least "
+        f"{plan.server.min_completions} of them in each round. Roster {roster_fingerprint(sums)}: ask another of them, "
+        "by telephone, whether it sees the same. At delta "
+        f"{plan.delta:g}, epsilon is {alone} against a platform that no merchant helps, {helped} (the price above) "
+        f"against one that {sums.dishonest} of them help, and {own} if all the others do"
     )
 
 

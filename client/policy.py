@@ -10,7 +10,7 @@ from typing import Literal
 from pp_model.accounting import PrivacyEvent, epsilon_spent
 from pp_model.errors import ConfigError, PolicyError
 from pp_model.model_spec import Encoder
-from pp_model.plan import TrainingPlan
+from pp_model.plan import TrainingPlan, Trust
 
 MERCHANT_COUNTS = (1, 2, 3, 5, 10)
 
@@ -42,7 +42,7 @@ class Policy:
     least_noise_multiplier: float
     longest_horizon_days: int
     longest_sequence: int
-    trust_modes: tuple[Literal["local"], ...]
+    trust_modes: tuple[Trust, ...]
     encoders: tuple[Encoder, ...]
     approve: Literal["automatic", "ask"]
     approve_under_epsilon: float
@@ -69,7 +69,7 @@ class Policy:
         )
         _valid(self.longest_horizon_days >= 1, "longest_horizon_days", self.longest_horizon_days, "1 or more")
         _valid(self.longest_sequence >= 1, "longest_sequence", self.longest_sequence, "1 or more")
-        _valid(bool(self.trust_modes), "trust_modes", [], 'one or more; ["local"]')
+        _valid(bool(self.trust_modes), "trust_modes", [], 'one or more of "local", "secure_sum"')
         _valid(bool(self.encoders), "encoders", [], "one or more of linear, mlp, gru, transformer")
         _valid(self.approve_under_epsilon >= 0, "approve_under_epsilon", self.approve_under_epsilon, "at least 0")
 
@@ -105,7 +105,7 @@ def price_plan(plan: TrainingPlan) -> Price:
 def epsilon_by_merchants(events: Iterable[PrivacyEvent], *, delta: float) -> dict[int, float]:
     """Epsilon for a customer of k merchants that each release `events`, for k of `MERCHANT_COUNTS` (checklist D4)."""
     once = tuple(events)
-    return {count: epsilon_spent([e.times(count) for e in once], delta=delta) for count in MERCHANT_COUNTS}
+    return {count: epsilon_spent(once, delta=delta, merchants=count) for count in MERCHANT_COUNTS}
 
 
 def check_plan(plan: TrainingPlan, policy: Policy) -> None:

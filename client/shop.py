@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from client.ledger import PrivacyLedger
 from client.orders import read_orders
 from client.policy import Policy
+from client.secure_sums import NoBlockError, SecureSums
 from client.sources import OrderSource
 from pp_model.customer_rows import CustomerRows
 from pp_model.features import Examples, build_examples
@@ -37,6 +38,7 @@ class Shop:
         device: "auto", "cpu", "cuda", ...
         agreed: returns if the merchant takes part in the plan at this moment; else raises `NotApprovedError` or
             `ExpiredError`.
+        sums: its part in secure sums; None where it takes part in none.
     """
 
     source: OrderSource = field(repr=False)
@@ -45,8 +47,19 @@ class Shop:
     secret: SecretSource
     device: str = "auto"
     agreed: Callable[[TrainingPlan], None] = field(default=everything_agreed, repr=False)
+    sums: SecureSums | None = field(default=None, repr=False)
     _rows: dict[str, CustomerRows] = field(default_factory=dict, repr=False)
     _examples: dict[str, Examples] = field(default_factory=dict, repr=False)
+
+    def secure_sums(self) -> SecureSums:
+        """Its part in secure sums.
+
+        Raises:
+            NoBlockError: it takes part in none.
+        """
+        if self.sums is None:
+            raise NoBlockError("this merchant has no key for secure sums")
+        return self.sums
 
     def rows(self, task: Task) -> CustomerRows:
         """The shop's customers as the private step of this task wants them.

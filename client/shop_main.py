@@ -20,6 +20,7 @@ from pathlib import Path
 from client.agreements import Agreements, open_agreements
 from client.app import make_client_app
 from client.runner import serve, stop_at_signals
+from client.secure_sums import SecureSums
 from client.settings import MerchantSettings, load_settings
 from client.shop import Shop
 from client.shop_status import StatusKeeper
@@ -80,6 +81,7 @@ def run_shop(settings: MerchantSettings, *, stop: threading.Event, secret: Secre
             secret=secret,
             device=settings.local.device,
             agreed=lambda plan: agreements.agreed(plan, now=dt.datetime.now(dt.UTC)),
+            sums=SecureSums(settings.node_key()),
         )
         status = StatusKeeper(settings.paths.agreements.parent, pid=os.getpid())
         logging.getLogger("client.task").addHandler(status)

@@ -36,7 +36,7 @@ class Spending:
 
     def after(self, plan: TrainingPlan) -> float:
         """Epsilon of all charges once the plan, of which some rounds may be charged already, was run to its end."""
-        rest = plan.dp.event.times(max(0, plan.rounds - len(self.of(plan.fingerprint))))
+        rest = plan.event.times(max(0, plan.rounds - len(self.of(plan.fingerprint))))
         return epsilon_spent([*(charge.event for charge in self.charges), rest], delta=self.delta)
 
     def check(self, plan: TrainingPlan) -> None:

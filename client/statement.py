@@ -7,9 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from client.peers import roster_fingerprint
 from client.policy import epsilon_by_merchants
 from pp_model.accounting import PrivacyEvent, rdp_epsilon
 from pp_model.config import to_mapping
+from pp_model.integer_sum import secure_epsilons
 from pp_model.plan import TrainingPlan
 from pp_model.protocol import RefusalCode
 
@@ -21,6 +23,21 @@ ACCOUNTANT = (
 )
 SAMPLING = "Poisson: each customer independently, in each step, with a probability that everybody knows"
 EXAMPLE_ODDS = 0.01  # a one in a hundred suspicion is what the worked example starts from
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumPromise:
+    """What the guarantee of a secure sum rests on, and what it would be under other assumptions.
+
+    Attributes:
+        epsilon: of the plan's whole run at its delta, by who looks; see `pp_model.integer_sum.secure_epsilons`.
+    """
+
+    merchants: int
+    fewest_survivors: int
+    dishonest: int
+    roster: str
+    epsilon: Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +58,7 @@ class PrivacyStatement:
     accountant: str = ACCOUNTANT
     sampling: str = SAMPLING
     trust: str
+    secure_sum: SumPromise | None
     delta: float
     declared_customers: int
     sample_rate: float
@@ -64,6 +82,9 @@ class PrivacyStatement:
         plain: dict[str, Any] = {**to_mapping(self), "private": self.private}
         for key in ("plan_epsilon", "spent_epsilon"):
             plain[key] = {count: plain_epsilon(epsilon) for count, epsilon in plain[key].items()}
+        if self.secure_sum is not None:
+            epsilons = {who: plain_epsilon(epsilon) for who, epsilon in self.secure_sum.epsilon.items()}
+            plain["secure_sum"] = {**plain["secure_sum"], "epsilon": epsilons}
         return {**plain, "plan_epsilon_rdp": plain_epsilon(self.plan_epsilon_rdp)}
 
     def paragraphs(self) -> list[tuple[str, str]]:
@@ -75,6 +96,7 @@ class PrivacyStatement:
             _mechanism(self),
             _accounting(self),
             _what_leaves(self),
+            *([_who_must_be_honest(self, self.secure_sum)] if self.secure_sum else []),
             _what_is_assumed(self),
             _what_is_not_covered(self),
         ]
@@ -88,6 +110,7 @@ def privacy_statement(plan: TrainingPlan, *, spent_events: Iterable[PrivacyEvent
         plan_id=plan.plan_id,
         plan_fingerprint=plan.fingerprint,
         trust=plan.trust,
+        secure_sum=_sum_promise(plan),
         delta=plan.delta,
         declared_customers=plan.declared_customers,
         sample_rate=plan.dp.sample_rate,
@@ -100,6 +123,18 @@ def privacy_statement(plan: TrainingPlan, *, spent_events: Iterable[PrivacyEvent
         plan_epsilon_rdp=rdp_epsilon(plan.events, delta=plan.delta) if private else math.inf,
         spent_steps=sum(event.num_steps for event in spent),
         spent_epsilon=epsilon_by_merchants(spent, delta=plan.delta),
+    )
+
+
+def _sum_promise(plan: TrainingPlan) -> SumPromise | None:
+    if plan.secure_sum is None:
+        return None
+    return SumPromise(
+        merchants=len(plan.secure_sum.roster),
+        fewest_survivors=plan.server.min_completions,
+        dishonest=plan.secure_sum.dishonest,
+        roster=roster_fingerprint(plan.secure_sum),
+        epsilon=secure_epsilons(plan),
     )
 
 
@@ -168,7 +203,7 @@ def _mechanism(s: PrivacyStatement) -> tuple[str, str]:
     noise = (
         "To the sum of these contributions Gaussian noise is added, in every coordinate, of standard deviation noise "
         f"multiplier x C = {s.noise_multiplier:g} x {s.max_grad_norm:g} = {s.noise_multiplier * s.max_grad_norm:g}. "
-        "Each merchant adds its noise in full, before anything leaves, and relies on nobody else for it."
+        f"{_whose_noise(s)}"
         if s.noise_multiplier > 0
         else "NO noise is added to the sum of these contributions (the noise multiplier is 0)."
     )
@@ -179,6 +214,32 @@ def _mechanism(s: PrivacyStatement) -> tuple[str, str]:
         f"clipped: made no longer than C = {s.max_grad_norm:g}. {noise} The sum is divided by a number that is written "
         "in the plan, never by a count of customers. A step in which nobody was drawn is taken and charged like any "
         f"other. Trust mode: {s.trust}."
+    )
+
+
+def _whose_noise(s: PrivacyStatement) -> str:
+    if s.secure_sum is None:
+        return "Each merchant adds its noise in full, before anything leaves, and relies on nobody else for it."
+    return (
+        "It is the sum of the shares that the merchants add, each before anything leaves: whole numbers on a public "
+        "grid with discrete Gaussian noise, behind masks that cancel in the sum alone. What rounding adds to one "
+        "customer's influence is counted. The platform adds up what came; with fewer than "
+        f"{s.secure_sum.fewest_survivors} of the {s.secure_sum.merchants} merchants left it learns nothing."
+    )
+
+
+def _who_must_be_honest(s: PrivacyStatement, promise: SumPromise) -> tuple[str, str]:
+    alone, helped, own = (epsilon_text(epsilon) for epsilon in promise.epsilon.values())
+    return "Whose honesty this rests on", (
+        f"At least {promise.fewest_survivors - promise.dishonest} honest merchants must be left in each round: the "
+        f"numbers above are for a platform that {promise.dishonest} of the {promise.merchants} merchants help. The "
+        f"whole run then costs epsilon {helped} at delta {s.delta:g}. Against a platform that nobody helps it is "
+        f"epsilon {alone} at the same delta. If all the other merchants showed the platform everything they know, this "
+        "merchant's own share of the noise would be all that is left, and it would be epsilon "
+        f"{own} at the same delta. A person of several of these shops moves the one sum several times as far, under "
+        "noise that is added once: the numbers for several shops take that into account. Merchants know each other by "
+        f"their keys; the roster's fingerprint is {promise.roster}, and should be compared with another merchant by "
+        "another way than the platform."
     )
 
 
@@ -199,14 +260,28 @@ def _accounting(s: PrivacyStatement) -> tuple[str, str]:
 def _what_leaves(s: PrivacyStatement) -> tuple[str, str]:
     steps = "noised steps" if s.noise_multiplier > 0 else "steps (without noise)"
     return "What leaves the merchant", (
-        f"For each round, one of two things. Either one model update, made of the {steps} described above and of "
+        f"For each round, one of two things. Either {_release(s)}, made of the {steps} described above and of "
         "nothing else, with the fingerprint of the task it answers. Or a refusal, which is one code of a fixed list: "
         f"{', '.join(code.value for code in RefusalCode)}. Beside either goes the anchor of the ledger, two hashes "
         "and the number of its last entry: it says how often the merchant was charged, which the platform knows, and "
         "shows up a ledger that was put back. Before a run, the platform is told of each plan that it waits, is "
         "approved or is refused, with one code of another fixed list. Nothing else: no order, no customer, no count of "
-        "either, no loss or other measure of quality, no text of an error. The updates are seen by the platform; the "
+        f"either, no loss or other measure of quality, no text of an error. {_who_sees(s)} The "
         "model made of them is seen by all merchants, and by whoever the platform gives it to."
+    )
+
+
+def _release(s: PrivacyStatement) -> str:
+    return "one masked vector of whole numbers" if s.secure_sum else "one model update"
+
+
+def _who_sees(s: PrivacyStatement) -> str:
+    if s.secure_sum is None:
+        return "The updates are seen by the platform."
+    return (
+        "Beside them go the steps of the secure sum: public keys, encrypted shares of random seeds, lists of who is "
+        "left, and signatures; none of them depends on an order. The platform sees the sum of the vectors and no "
+        "single one."
     )
 
 

@@ -18,6 +18,7 @@ from typing import Protocol
 
 from client.ledger import SealedReplyGoneError
 from client.policy import Policy, check_plan
+from client.secure_sums import NoBlockError, SecureSums
 from client.shop import Shop
 from pp_model.accounting import PrivacyEvent
 from pp_model.errors import (
@@ -30,9 +31,23 @@ from pp_model.errors import (
     ProtocolError,
 )
 from pp_model.model import check_parameters
-from pp_model.protocol import Anchor, Refusal, RefusalCode, Release, Task, Wire, seal, task_from_wire, unseal
-from pp_model.serialization import Arrays
-from pp_model.train import train_locally
+from pp_model.protocol import (
+    Anchor,
+    MaskedRelease,
+    Refusal,
+    RefusalCode,
+    Release,
+    Reply,
+    Task,
+    Wire,
+    is_question,
+    question_from_wire,
+    seal,
+    task_from_wire,
+    unseal,
+)
+from pp_model.train import share_of_sum, train_locally
+from secure_sum.errors import SumError
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +75,11 @@ def answer(
     anchor: Anchor | None = None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Release | Refusal:
+) -> Reply | Refusal:
     """The reply to a message: a release that the ledger has paid for, or a refusal by a code.
+
+    A question of the secure sum is answered without a charge, since no answer to one depends on an order: keys, shares
+    of them, signatures. What does is masked and charged like any other task.
 
     Never raises, whatever the message, the orders or the disk do: an exception's text would travel to the platform
     (checklist D35, D36). The reason of a refusal stays in the merchant's own log. Whatever becomes of a task whose
@@ -75,13 +93,15 @@ def answer(
     """
     came, task_id, answer_every = clock(), "", 0.0
     try:
+        if is_question(wire):
+            return _sum_answer(wire, shop)
         task = task_from_wire(wire)
         task_id = task.fingerprint
         if anchor is not None:
             shop.ledger.check_anchor(anchor)
         shop.agreed(task.plan)
         answer_every = task.plan.answer_every_seconds
-        reply: Release | Refusal = unseal(_paid_bytes(task, shop))
+        reply: Reply | Refusal = unseal(_paid_bytes(task, shop))
     except Exception as error:  # not a stop of the process, after which nothing is sent
         reply = refused(task_id, error)
     _wait_for_a_multiple(answer_every, since=came, clock=clock, sleep=sleep)
@@ -98,17 +118,17 @@ def admitted(task: Task, *, ledger: TaskLedger, policy: Policy) -> bytes | None:
     if sealed is None:
         check_plan(task.plan, policy)
         check_parameters(task.arrays, task.plan.model)  # before the charge: garbage must not cost budget
-        ledger.charge(task.fingerprint, task.plan.dp.event, plan=task.plan.fingerprint, most_tasks=task.plan.rounds)
+        ledger.charge(task.fingerprint, task.plan.event, plan=task.plan.fingerprint, most_tasks=task.plan.rounds)
     return sealed
 
 
-def released(task: Task, update: Arrays, *, ledger: TaskLedger) -> bytes:
-    """The bytes to send for a charged task: this update's, or what was sealed for it first. The ledger has kept them.
+def released(release: Release | MaskedRelease, *, ledger: TaskLedger) -> bytes:
+    """The bytes to send for a charged task: this release's, or what was sealed for it first. The ledger has kept them.
 
     Raises:
         LedgerError: the task was never charged, or the ledger cannot keep the bytes. Nothing may leave.
     """
-    return ledger.seal(task.fingerprint, seal(Release(task=task.fingerprint, update=update)))
+    return ledger.seal(release.task, seal(release))
 
 
 def refused(task_id: str, error: Exception) -> Refusal:
@@ -119,15 +139,42 @@ def refused(task_id: str, error: Exception) -> Refusal:
     return reply
 
 
+def _sum_answer(wire: Wire, shop: Shop) -> Reply:
+    question = question_from_wire(wire)
+    shop.agreed(question.plan)
+    check_plan(question.plan, shop.policy)
+    return shop.secure_sums().answer(question)
+
+
 def _paid_bytes(task: Task, shop: Shop) -> bytes:
+    masks = None if task.plan.secure_sum is None else shop.secure_sums()
+    if masks and shop.ledger.sealed(task.fingerprint) is None:
+        masks.check_open(task)  # before the charge: what cannot be masked must not cost budget
     sealed = admitted(task, ledger=shop.ledger, policy=shop.policy)
     if sealed is not None:
         return sealed
     began = time.monotonic()
-    update = train_locally(task.arrays, shop.rows(task), task.plan, secret=shop.secret)
+    release = _trained(task, shop) if masks is None else _masked(task, shop, masks)
     seconds = round(time.monotonic() - began, 3)
     log.info("task trained", extra={"task": task.fingerprint[:12], "round": task.round, "seconds": seconds})
-    return released(task, update, ledger=shop.ledger)
+    return released(release, ledger=shop.ledger)
+
+
+def _trained(task: Task, shop: Shop) -> Release:
+    update = train_locally(task.arrays, shop.rows(task), task.plan, secret=shop.secret)
+    return Release(task=task.fingerprint, update=update)
+
+
+def _masked(task: Task, shop: Shop, masks: SecureSums) -> MaskedRelease:
+    share = share_of_sum(
+        task.arrays,
+        shop.rows(task),
+        task.plan,
+        members=masks.members(task),
+        secret=shop.secret,
+        top_up=masks.top_up(task),
+    )
+    return MaskedRelease(task=task.fingerprint, values=masks.masked(task, share))
 
 
 def _wait_for_a_multiple(
@@ -155,5 +202,7 @@ _CODES: tuple[tuple[type[Exception], RefusalCode], ...] = (
     (ExpiredError, RefusalCode.EXPIRED),
     (PolicyError, RefusalCode.POLICY),
     (ArraysError, RefusalCode.BAD_TASK),
+    (NoBlockError, RefusalCode.NO_BLOCK),
+    (SumError, RefusalCode.SUM),
     (ProtocolError, RefusalCode.BAD_TASK),
 )

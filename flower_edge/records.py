@@ -10,14 +10,18 @@ from pp_model.serialization import Arrays, from_safetensors, to_safetensors
 
 MAX_ARRAYS = 1024
 MAX_ARRAY_BYTES = 64 * 2**20  # of all arrays together: 16 million parameters, thirty times the largest model
+
 MAX_SCALARS = 16
 MAX_TEXT = 2**20
-BLOB = "safetensors"
+BLOB, LETTER = "safetensors", "letter"
 
 
 def to_record(wire: Wire) -> RecordDict:
     """The message as Flower carries it; `wire_from_record` is the inverse."""
-    return RecordDict({"arrays": arrays_to_record(wire.arrays), "scalars": ConfigRecord(dict(wire.scalars))})
+    arrays = arrays_to_record(wire.arrays)
+    if wire.letter:
+        arrays[LETTER] = Array("uint8", (len(wire.letter),), LETTER, wire.letter)
+    return RecordDict({"arrays": arrays, "scalars": ConfigRecord(dict(wire.scalars))})
 
 
 def wire_from_record(record: RecordDict) -> Wire:
@@ -33,7 +37,8 @@ def wire_from_record(record: RecordDict) -> Wire:
     arrays, scalars = record["arrays"], record["scalars"]
     if not isinstance(arrays, ArrayRecord) or not isinstance(scalars, ConfigRecord):
         raise ProtocolError("a message's 'arrays' are an array record and its 'scalars' a config record")
-    return Wire(arrays=arrays_from_record(arrays), scalars=_scalars(scalars))
+    blobs = ArrayRecord({name: array for name, array in arrays.items() if name != LETTER})
+    return Wire(arrays=arrays_from_record(blobs), scalars=_scalars(scalars), letter=_letter(arrays))
 
 
 def with_anchor(record: RecordDict, anchor: Anchor | None) -> RecordDict:
@@ -89,6 +94,15 @@ def arrays_from_record(record: ArrayRecord) -> Arrays:
     if len(arrays) > MAX_ARRAYS or metadata:
         raise ProtocolError(f"a message of {len(arrays)} arrays; allowed: {MAX_ARRAYS}, and nothing beside them")
     return arrays
+
+
+def _letter(record: ArrayRecord) -> bytes:
+    if LETTER not in record:
+        return b""
+    array = record[LETTER]
+    if array.stype != LETTER or not 0 < len(array.data) <= MAX_ARRAY_BYTES:
+        raise ProtocolError(f"a letter of {len(array.data)} bytes; allowed: 1 to {MAX_ARRAY_BYTES}")
+    return bytes(array.data)
 
 
 def _scalars(record: ConfigRecord) -> dict[str, str | int | float]:

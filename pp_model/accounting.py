@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Context
 from functools import lru_cache, reduce
 
@@ -18,7 +18,7 @@ from dp_accounting.rdp import RdpAccountant
 
 from pp_model.errors import AccountingError
 
-_Mechanism = tuple[float, float, int]  # sample rate, noise multiplier, steps
+_Mechanism = tuple[float, float, int, int]  # sample rate, noise multiplier, steps, merchants that share the noise
 
 _POINTS_PER_DEVIATION = 25  # grid points in the standard deviation of one step's loss: epsilon good to 0.3 %
 _MOST_POINTS_IN_A_STEP = 30_000  # half a second
@@ -30,47 +30,51 @@ _RDP_ORDERS = (*range(2, 64), 80, 128, 256, 512, 1024)  # integers alone: fracti
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class PrivacyEvent:
-    """`num_steps` steps of the Poisson-sampled Gaussian mechanism: what is stored and charged, never an epsilon."""
+    """`num_steps` steps of the Poisson-sampled Gaussian mechanism: what is stored and charged, never an epsilon.
+
+    Attributes:
+        shared: the noise is that of a sum over merchants. Whoever is a customer of k of them moves the sum k times as
+            far, under noise that was added once.
+    """
 
     sample_rate: float
     noise_multiplier: float
     num_steps: int
+    shared: bool = False
 
     def times(self, count: int) -> PrivacyEvent:
         """The same mechanism, `count` times as often."""
-        return PrivacyEvent(
-            sample_rate=self.sample_rate,
-            noise_multiplier=self.noise_multiplier,
-            num_steps=self.num_steps * count,
-        )
+        return replace(self, num_steps=self.num_steps * count)
 
 
-def epsilon_spent(events: Iterable[PrivacyEvent], *, delta: float) -> float:
+def epsilon_spent(events: Iterable[PrivacyEvent], *, delta: float, merchants: int = 1) -> float:
     """Upper bound on epsilon at `delta` for all events together; infinite where no bound can be trusted.
 
-    Events may differ and may belong to different merchants: composing k merchants' events is the price for a
-    customer of all k (checklist D4).
+    Args:
+        merchants: how many merchants a person is a customer of, each of which released these events (checklist D4).
+            Noise of their own composes. Of an event with shared noise it is one sum, which the person moves by as many
+            clip norms as merchants happened to draw it: a mixture of Gaussians.
 
-    Source: Koskela et al. 2020 (arXiv:1906.03049); connect-the-dots, Doroshenko et al. 2022 (arXiv:2207.04380).
+    Source: Koskela et al. 2020 (arXiv:1906.03049); connect-the-dots, Doroshenko et al. 2022 (arXiv:2207.04380);
+    mixtures of Gaussians, Choquette-Choo et al. 2023 (arXiv:2310.15526).
     """
-    mechanisms = _mechanisms(events)
+    mechanisms = _mechanisms(events, merchants)
     if mechanisms is None or not 0 < delta < 1:
         return math.inf
     return _epsilon(mechanisms, delta) if mechanisms else 0.0
 
 
-def rdp_epsilon(events: Iterable[PrivacyEvent], *, delta: float) -> float:
+def rdp_epsilon(events: Iterable[PrivacyEvent], *, delta: float, merchants: int = 1) -> float:
     """The Renyi accountant's upper bound, the cross-check of `epsilon_spent`; infinite on the same inputs.
+
+    Shared noise is bounded from above: whoever is drawn by any merchant counts as drawn by all.
 
     Source: Mironov et al. 2019 (arXiv:1908.10530); conversion of Canonne et al. 2020 (arXiv:2004.00010).
     """
-    mechanisms = _mechanisms(events)
+    mechanisms = _mechanisms(events, merchants)
     if mechanisms is None or not 0 < delta < 1:
         return math.inf
-    accountant = RdpAccountant(orders=_RDP_ORDERS)
-    for q, sigma, n in mechanisms:
-        accountant.compose(PoissonSampledDpEvent(q, GaussianDpEvent(sigma)), n)
-    return float(accountant.get_epsilon(delta))
+    return _rdp_epsilon(mechanisms, delta)
 
 
 def noise_multiplier_for(*, epsilon: float, delta: float, sample_rate: float, num_steps: int) -> float:
@@ -114,31 +118,47 @@ def _least(price: Callable[[float], float], epsilon: float) -> float:
     return float(least)
 
 
-def _mechanisms(events: Iterable[PrivacyEvent]) -> tuple[_Mechanism, ...] | None:
+def _mechanisms(events: Iterable[PrivacyEvent], merchants: int) -> tuple[_Mechanism, ...] | None:
     """The events with equal ones added up; None where one of them has no price."""
-    steps: dict[tuple[float, float], int] = {}
+    steps: dict[tuple[float, float, int], int] = {}
     for event in events:
         q, sigma, n = event.sample_rate, event.noise_multiplier, event.num_steps
-        if not (0 < q <= 1 and 0 < sigma < math.inf and isinstance(n, int) and n >= 0):
+        if not (0 < q <= 1 and 0 < sigma < math.inf and isinstance(n, int) and n >= 0 and merchants >= 1):
             return None
-        steps[q, sigma] = steps.get((q, sigma), 0) + n
-    return tuple(sorted((q, sigma, n) for (q, sigma), n in steps.items() if n > 0))
+        key = (q, sigma, merchants if event.shared else 1)
+        steps[key] = steps.get(key, 0) + (n if event.shared else n * merchants)
+    return tuple(sorted((q, sigma, n, k) for (q, sigma, k), n in steps.items() if n > 0))
 
 
 @lru_cache(maxsize=65_536)
 def _epsilon(mechanisms: tuple[_Mechanism, ...], delta: float) -> float:
     try:
         interval = _interval(mechanisms)
-        parts = [_step(q, sigma, interval).self_compose(n) for q, sigma, n in mechanisms]
+        parts = [_step(q, sigma, k, interval).self_compose(n) for q, sigma, n, k in mechanisms]
         tight = float(reduce(pld.PrivacyLossDistribution.compose, parts).get_epsilon_for_delta(delta))
-        bound = rdp_epsilon(
-            [PrivacyEvent(sample_rate=q, noise_multiplier=sigma, num_steps=n) for q, sigma, n in mechanisms],
-            delta=delta,
-        )
+        bound = _rdp_epsilon(mechanisms, delta)
     except (ValueError, ArithmeticError, MemoryError):
         return math.inf
     # A PLD above the looser bound means that one of the two is wrong; then neither is worth charging.
     return tight if 0 <= tight <= 1.01 * bound < math.inf else math.inf
+
+
+def _rdp_epsilon(mechanisms: tuple[_Mechanism, ...], delta: float) -> float:
+    accountant = RdpAccountant(orders=_RDP_ORDERS)
+    for mechanism in mechanisms:
+        q, sigma = _as_one_merchant(mechanism)
+        accountant.compose(PoissonSampledDpEvent(q, GaussianDpEvent(sigma)), mechanism[2])
+    return float(accountant.get_epsilon(delta))
+
+
+def _as_one_merchant(mechanism: _Mechanism) -> tuple[float, float]:
+    """Sample rate and noise multiplier of a Gaussian step at one merchant that costs no less."""
+    q, sigma, _, merchants = mechanism
+    return (
+        (q, sigma)
+        if merchants == 1
+        else (min(1.0, -math.expm1(merchants * math.log1p(-q))) if q < 1 else 1.0, sigma / merchants)
+    )
 
 
 def _interval(mechanisms: tuple[_Mechanism, ...]) -> float:
@@ -149,9 +169,10 @@ def _interval(mechanisms: tuple[_Mechanism, ...]) -> float:
     Raises:
         OverflowError: the loss is too wide for any grid that fits.
     """
-    variances = [(_step_deviation(q, sigma) ** 2, n) for q, sigma, n in mechanisms]
+    bounds = [(*_as_one_merchant(mechanism), mechanism[2]) for mechanism in mechanisms]
+    variances = [(_step_deviation(q, sigma) ** 2, n) for q, sigma, n in bounds]
     variance, steps = sum(v * n for v, n in variances), sum(n for _, n in variances)
-    largest_step = max(10 / sigma + 0.5 / sigma**2 + math.log(q) for q, sigma, _ in mechanisms)
+    largest_step = max(10 / sigma + 0.5 / sigma**2 + math.log(q) for q, sigma, _ in bounds)
     widest = max(10 * math.sqrt(variance) + variance / 2, largest_step)
     if not widest < _LARGEST_LOSS:
         raise OverflowError
@@ -172,7 +193,19 @@ def _step_deviation(sample_rate: float, noise_multiplier: float) -> float:
 
 
 @lru_cache(maxsize=256)
-def _step(sample_rate: float, noise_multiplier: float, interval: float) -> pld.PrivacyLossDistribution:
+def _step(sample_rate: float, noise_multiplier: float, merchants: int, interval: float) -> pld.PrivacyLossDistribution:
+    if merchants > 1:
+        drawn = {
+            k: math.comb(merchants, k) * sample_rate**k * (1 - sample_rate) ** (merchants - k)
+            for k in range(merchants + 1)
+        }
+        return pld.from_mixture_gaussian_mechanism(
+            standard_deviation=noise_multiplier,
+            sensitivities=[float(k) for k, chance in drawn.items() if chance > 0],
+            sampling_probs=[chance for chance in drawn.values() if chance > 0],
+            value_discretization_interval=interval,
+            pessimistic_estimate=True,
+        )
     return pld.from_gaussian_mechanism(
         standard_deviation=noise_multiplier,
         sensitivity=1.0,

@@ -53,7 +53,14 @@ def noised_sum(
 
     An empty batch is noised like any other (checklist D17); micro-batches share one noise (D21).
     """
-    batch = poisson_batch(secret, num_customers=rows.num_customers, sample_rate=plan.sample_rate)
-    total = gradients.clipped_sum(rows, batch, max_grad_norm=plan.max_grad_norm)
+    total = sampled_sum(gradients, rows, plan, secret)
     noise = secret.standard_normal(len(total)) * (plan.noise_multiplier * plan.max_grad_norm)
     return total + noise
+
+
+def sampled_sum(
+    gradients: CustomerGradients, rows: CustomerRows, plan: DpSgdPlan, secret: SecretSource
+) -> NDArray[np.float64]:
+    """[parameters], the sum of clipped gradients of a sampled batch, WITHOUT noise: nothing that may leave."""
+    batch = poisson_batch(secret, num_customers=rows.num_customers, sample_rate=plan.sample_rate)
+    return gradients.clipped_sum(rows, batch, max_grad_norm=plan.max_grad_norm)

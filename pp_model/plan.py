@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import hashlib
 import json
@@ -17,7 +18,12 @@ from pp_model.errors import ConfigError
 from pp_model.features import FeatureSpec
 from pp_model.model_spec import ModelSpec
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2  # 1 knew no secure sums
+
+MOST_IN_A_SUM = 200  # merchants; the platform's work for a round grows with their cube: a minute and a half here
+MOST_NOISE_IN_A_SUM = 200  # noise multiplier: more would not fit the integers
+LEAST_NOISE_IN_A_SUM = 0.01  # where there is any: in whole numbers it then costs less than 1e-5 of epsilon more
+Trust = Literal["local", "secure_sum"]
 
 
 def _require(ok: bool, key: str, value: object, allowed: str) -> None:
@@ -28,6 +34,9 @@ def _require(ok: bool, key: str, value: object, allowed: str) -> None:
 @dataclass(frozen=True, kw_only=True)
 class DpSgdPlan:
     """The mechanism of one task: `num_steps` Poisson-sampled Gaussian steps over the merchant's customers.
+
+    With `local` trust each merchant adds all of the noise. In a secure sum the noise multiplier is what the honest
+    survivors of a round add together at the least; see `integer_sum`.
 
     A `noise_multiplier` of 0 is training without privacy: its event costs infinite epsilon, and only a ledger
     with an infinite budget accepts it.
@@ -46,7 +55,7 @@ class DpSgdPlan:
 
     @property
     def event(self) -> PrivacyEvent:
-        """What the ledger is charged for one task."""
+        """What one task costs where the noise is the merchant's own."""
         return PrivacyEvent(
             sample_rate=self.sample_rate, noise_multiplier=self.noise_multiplier, num_steps=self.num_steps
         )
@@ -60,7 +69,7 @@ class ServerPlan:
     learning_rate: float
     final_learning_rate: float
     momentum: float
-    aggregation: Literal["mean", "trimmed_mean", "median"] = "mean"
+    aggregation: Literal["mean", "norm_filter", "trimmed_mean", "median"] = "mean"
     averaging: float = 0.0
     min_completions: int
     round_timeout_seconds: float
@@ -85,6 +94,46 @@ class ServerPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A merchant on the roster of a secure sum: the name that the platform gives it, and its node key's fingerprint."""
+
+    name: str
+    key: str
+
+    def __post_init__(self) -> None:
+        _require(1 <= len(self.name) <= 80, "secure_sum.roster.name", self.name, "1 to 80 characters")
+        _require(1 <= len(self.key) <= 80, "secure_sum.roster.key", self.key, "1 to 80 characters")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecureSumPlan:
+    """Who adds up together so that the platform sees the sum alone, and how many of them may side with the platform.
+
+    How many must be left at the end of a round is the plan's `server.min_completions`, the threshold.
+
+    Attributes:
+        roster: all merchants that may take part, in the order that gives each its number.
+        dishonest: the guarantee holds though so many of them show the platform all they know, and add no noise.
+        rounds_per_block: rounds that are set up at once.
+    """
+
+    roster: tuple[Peer, ...]
+    dishonest: int
+    rounds_per_block: int
+
+    def __post_init__(self) -> None:
+        merchants = len(self.roster)
+        _require(
+            2 <= merchants <= MOST_IN_A_SUM, "secure_sum.roster", f"{merchants} merchants", f"2 to {MOST_IN_A_SUM}"
+        )
+        for what in ("name", "key"):
+            different = len({getattr(peer, what) for peer in self.roster})
+            _require(different == merchants, "secure_sum.roster", f"a {what} twice", f"give each {what} once")
+        _require(0 <= self.dishonest < merchants - 1, "secure_sum.dishonest", self.dishonest, "0 up to merchants - 2")
+        _require(1 <= self.rounds_per_block <= 256, "secure_sum.rounds_per_block", self.rounds_per_block, "1 to 256")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
     """Everything public about one federated run; equal fingerprints mean the same computation and the same price.
 
@@ -103,7 +152,8 @@ class TrainingPlan:
 
     plan_id: str
     version: int = PLAN_VERSION
-    trust: Literal["local"] = "local"
+    trust: Trust = "local"
+    secure_sum: SecureSumPlan | None = None
     algorithm: Literal["fedsgd", "fedavg"]
     rounds: int
     dp: DpSgdPlan
@@ -145,6 +195,7 @@ class TrainingPlan:
             self.algorithm,
             "fedsgd takes one step a round with local_learning_rate 1.0; use fedavg for several",
         )
+        self._check_secure_sum()
         _require(1 <= len(self.cutoffs) <= 24, "cutoffs", len(self.cutoffs), "allowed: 1 to 24 cutoffs")
         _require(len(set(self.cutoffs)) == len(self.cutoffs), "cutoffs", "repeated date", "give each cutoff once")
         horizon = dt.timedelta(days=self.features.horizon_days)
@@ -156,10 +207,42 @@ class TrainingPlan:
                 f"its label window must end before the holdout starts on {self.holdout_start.isoformat()}",
             )
 
+    def _check_secure_sum(self) -> None:
+        sums = self.secure_sum
+        _require((self.trust == "secure_sum") == (sums is not None), "secure_sum", sums, "given with that trust alone")
+        if sums is None:
+            return
+        _require(self.algorithm == "fedsgd", "algorithm", self.algorithm, "a secure sum is of one step: fedsgd")
+        aggregation = self.server.aggregation
+        _require(aggregation == "mean", "server.aggregation", aggregation, "mean: nobody sees what could be left out")
+        noise = self.dp.noise_multiplier
+        _require(
+            noise == 0 or LEAST_NOISE_IN_A_SUM <= noise <= MOST_NOISE_IN_A_SUM,
+            "dp.noise_multiplier",
+            noise,
+            f"{LEAST_NOISE_IN_A_SUM:g} to {MOST_NOISE_IN_A_SUM} in a sum, or 0",
+        )
+        wait, timeout = self.answer_every_seconds, self.server.round_timeout_seconds
+        _require(4 * wait <= timeout, "answer_every_seconds", wait, "in a sum at most a quarter of the round's time")
+        merchants, threshold = len(sums.roster), self.server.min_completions
+        least = (merchants + sums.dishonest) // 2 + 1
+        _require(
+            max(least, sums.dishonest + 2) <= threshold <= merchants,
+            "server.min_completions",
+            threshold,
+            f"{max(least, sums.dishonest + 2)} to {merchants}: more than half of the merchants and the dishonest "
+            "together, or the platform could have two sums of one round",
+        )
+
+    @property
+    def event(self) -> PrivacyEvent:
+        """What the ledger is charged for one task of this plan."""
+        return dataclasses.replace(self.dp.event, shared=self.secure_sum is not None)
+
     @property
     def events(self) -> tuple[PrivacyEvent, ...]:
         """What a whole run costs one customer of one merchant."""
-        return (self.dp.event.times(self.rounds),)
+        return (self.event.times(self.rounds),)
 
     @cached_property
     def fingerprint(self) -> str:

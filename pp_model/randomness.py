@@ -27,6 +27,10 @@ class SecretSource(Protocol):
         """`size` independent standard normal numbers."""
         ...
 
+    def words(self, size: int) -> NDArray[np.uint64]:
+        """`size` independent words of 64 bits, uniform on all of them."""
+        ...
+
 
 class SystemSource:
     """ChaCha20 keyed with 32 fresh bytes of the operating system for every call (checklist D26 to D28).
@@ -36,17 +40,30 @@ class SystemSource:
 
     def uniform(self, size: int) -> NDArray[np.float64]:
         """See `SecretSource`."""
-        cipher = Cipher(algorithms.ChaCha20(os.urandom(32), bytes(16)), mode=None).encryptor()
-        return uniform_from_bytes(cipher.update(bytes(8 * size)))
+        return uniform_from_bytes(_fresh_bytes(8 * size))
 
     def standard_normal(self, size: int) -> NDArray[np.float64]:
         """See `SecretSource`; made as `normal_from_uniform` says."""
         return normal_from_uniform(self.uniform(GAUSSIANS_PER_DRAW * size))
 
+    def words(self, size: int) -> NDArray[np.uint64]:
+        """See `SecretSource`."""
+        return words_from_bytes(_fresh_bytes(8 * size))
+
+
+def _fresh_bytes(size: int) -> bytes:
+    cipher = Cipher(algorithms.ChaCha20(os.urandom(32), bytes(16)), mode=None).encryptor()
+    return cipher.update(bytes(size))
+
+
+def words_from_bytes(random: bytes) -> NDArray[np.uint64]:
+    """One word for 8 bytes, the lowest first, on every machine."""
+    return np.frombuffer(random, dtype="<u8").astype(np.uint64, copy=False)
+
 
 def uniform_from_bytes(random: bytes) -> NDArray[np.float64]:
     """One number a word of 8 bytes: the middle of one of 2**52 equal cells of (0, 1), so never 0 or 1."""
-    bits = np.frombuffer(random, dtype="<u8") >> np.uint64(12)
+    bits = words_from_bytes(random) >> np.uint64(12)
     return (bits.astype(np.float64) + 0.5) * 2.0**-52  # exact: with 53 bits the last cell would round to 1
 
 

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from pp_model.clipping import clip_update
 from pp_model.customer_rows import CustomerRows
-from pp_model.dp_step import customer_gradients, noised_sum
+from pp_model.discrete_noise import Words
+from pp_model.dp_step import customer_gradients, noised_sum, sampled_sum
 from pp_model.features import Examples
+from pp_model.integer_sum import integer_share, noise_shares
 from pp_model.loss import Prediction, prediction
 from pp_model.model import PurchasePowerModel, load_model, trainable_shapes, trained_part
 from pp_model.model_spec import ModelSpec
@@ -71,6 +73,30 @@ def train_locally(arrays: Arrays, rows: CustomerRows, plan: TrainingPlan, *, sec
         moved -= plan.local_learning_rate * noised_sum(gradients, rows, plan.dp, secret) / plan.nominal_batch_size
     # Post-processing: a release over the plan's bound would be paid for, and then rejected by the platform.
     return clip_update(named_arrays(moved, shapes), update_clip_norm=plan.update_clip_norm)[0]
+
+
+def share_of_sum(
+    arrays: Arrays, rows: CustomerRows, plan: TrainingPlan, *, members: int, secret: SecretSource, top_up: Words
+) -> NDArray[np.uint64]:
+    """[parameters] modulo 2**64: the merchant's part of a secure sum, which it masks before anything leaves.
+
+    By itself it holds this merchant's share of the noise and no more: only the sum has the plan's guarantee.
+
+    Args:
+        members: merchants of the block.
+        top_up: the words of the top-up's seed.
+    """
+    model = load_model(plan.model, arrays).to(rows.spend_cents.device)
+    gradients = customer_gradients(trained_part(model))
+    gradients.load(flat_values(arrays, trainable_shapes(plan.model)))
+    clipped = sampled_sum(gradients, rows, plan.dp, secret)
+    return integer_share(
+        clipped,
+        max_grad_norm=plan.dp.max_grad_norm,
+        shares=noise_shares(plan, members=members, parameters=len(clipped)),
+        base=secret.words,
+        top_up=top_up,
+    )
 
 
 def flat_values(arrays: Arrays, shapes: Shapes) -> NDArray[np.float64]:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from pp_model.errors import ConfigError
+from pp_model.errors import CheckpointError, ConfigError
 from pp_model.plan import TrainingPlan
 from pp_model.serialization import Arrays, Shapes, fingerprint, shapes_of
-from server.checkpoints import KEEP, load_latest, save_checkpoint
+from server.checkpoints import KEEP, load_latest, save_checkpoint, write_atomically
 from server.model_card import publish_model
 from server.registry import Registry
 from server.rounds import RoundOutcome, TrainingState, initial_state
+from server.secure_strategy import SecureSumStrategy
 from server.strategy import AnchorBook, PurchasePowerStrategy
+from server.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class ServerSettings:
         directory: for `checkpoints/`, `model.safetensors` and `model_card.md`; one folder for one plan.
         registry: SQLite file.
         parent_model: id in the registry of the model that `initial` is, if it is one.
+        public_check: whether the model is watched on made-up customers; false only where it is no model, in a test.
         keep_checkpoints: how many of the last rounds to keep; None keeps them all.
         merchants: the name of each node that may be asked, looked up anew in every round; None: all that are connected.
         anchors: how far each merchant's ledger was when last seen; None: nobody keeps count.
@@ -45,6 +49,7 @@ class ServerSettings:
     directory: Path
     registry: Path
     parent_model: int | None = None
+    public_check: bool = True
     keep_checkpoints: int | None = KEEP
     merchants: Callable[[], Mapping[int, str]] | None = None
     anchors: AnchorBook | None = None
@@ -60,6 +65,11 @@ class ServerSettings:
         for name, shape in self.trainable.items():
             if shapes.get(name) != tuple(shape):
                 raise ConfigError(f"trainable array {name!r} of shape {tuple(shape)} is not in the initial arrays")
+
+    @property
+    def begun_file(self) -> Path:
+        """The number of the last round of a secure sum that anybody was asked for."""
+        return self.directory / "begun.txt"
 
     @property
     def checkpoints(self) -> Path:
@@ -86,7 +96,13 @@ def train_and_publish(grid: Grid, settings: ServerSettings) -> int:
         RunStoppedError: three void rounds in a row; running again resumes.
     """
     plan = settings.plan
-    state = load_latest(settings.checkpoints, plan) or initial_state(plan, settings.initial)
+    start = initial_state(plan, settings.initial)
+    state = load_latest(settings.checkpoints, plan) or start
+    watch = Watch(plan, start, directory=settings.checkpoints / "watch") if settings.public_check else None
+    if watch is not None:
+        state = watch.resumed(state)
+    if plan.secure_sum is not None:
+        state = replace(state, round=max(state.round, _begun(settings.begun_file, plan)))  # asked once, ever
     with Registry(settings.registry) as registry:
         run = registry.start_run(plan, first_round=state.round + 1)
 
@@ -98,27 +114,32 @@ def train_and_publish(grid: Grid, settings: ServerSettings) -> int:
             return current
 
         def record(outcome: RoundOutcome, seconds: float) -> None:
-            unused = {*outcome.refusals, *outcome.rejections}
-            asked = [message.metadata.dst_node_id for message in strategy.asked]
-            completed = [node for node in asked if node not in unused]
-            registry.record_round(run, outcome, seconds=seconds, completed=completed, names=names)
+            registry.record_round(run, outcome, seconds=seconds, names=names)
 
         def save(state: TrainingState) -> None:
             path = save_checkpoint(settings.checkpoints, state, plan, keep=settings.keep_checkpoints)
             registry.record_checkpoint(run, state.round, hashlib.sha256(path.read_bytes()).hexdigest())
 
-        strategy = PurchasePowerStrategy(
-            plan=plan,
-            state=state,
-            trainable=settings.trainable,
-            record=record,
-            save=save,
-            merchants=merchants if settings.merchants else None,
-            anchors=settings.anchors,
-        )
+        def begin(round: int) -> None:
+            write_atomically(settings.begun_file, str(round).encode())
+
+        common: dict[str, Any] = {
+            "plan": plan,
+            "state": state,
+            "trainable": settings.trainable,
+            "record": record,
+            "save": save,
+            "after": watch.after if watch else None,
+            "merchants": merchants if settings.merchants else None,
+            "anchors": settings.anchors,
+        }
+        secure = plan.secure_sum is not None
+        strategy = SecureSumStrategy(begin=begin, **common) if secure else PurchasePowerStrategy(**common)
         try:
             strategy.summary()
             final = strategy.start(grid)
+            if watch is not None:
+                final = watch.final(final)
             model = publish_model(
                 settings.directory,
                 plan,
@@ -136,3 +157,20 @@ def train_and_publish(grid: Grid, settings: ServerSettings) -> int:
         registry.end_run(run, "finished")
     log.info("model published", extra={"run_id": run, "model_id": model})
     return model
+
+
+def _begun(file: Path, plan: TrainingPlan) -> int:
+    """The last round that was begun; 0 before any.
+
+    Raises:
+        CheckpointError: the file was changed by hand.
+    """
+    try:
+        begun = int(file.read_text())
+    except FileNotFoundError:
+        return 0
+    except ValueError:
+        begun = -1
+    if not 0 <= begun <= plan.rounds:
+        raise CheckpointError(f"{file} holds no round of the plan; restore the folder from a copy")
+    return begun

@@ -66,6 +66,8 @@ _NO_PRIVACY = """\
 **NO PRIVACY.** The plan has no finite epsilon: the model may give away single customers of the merchants that trained
 it. Do not let it leave the merchants whose orders were used."""
 
+MODEL_FILE = "model.safetensors"
+
 
 def model_card(plan: TrainingPlan, arrays: Arrays, *, merchants: int, parent: int | None) -> str:
     """The card of a model trained to the end of its plan, as Markdown.
@@ -96,7 +98,7 @@ def model_card(plan: TrainingPlan, arrays: Arrays, *, merchants: int, parent: in
 
 def plan_epsilon(plan: TrainingPlan, *, merchants: int) -> float:
     """What the whole plan costs a person who shops at so many of its merchants, at the plan's delta."""
-    return epsilon_spent(plan.events * merchants, delta=plan.delta)
+    return epsilon_spent(plan.events, delta=plan.delta, merchants=merchants)
 
 
 def publish_model(
@@ -115,7 +117,7 @@ def publish_model(
     """
     directory.mkdir(parents=True, exist_ok=True)
     data = to_safetensors(arrays, {"kind": "model", "plan": plan.to_json(), "plan_fingerprint": plan.fingerprint})
-    path = directory / "model.safetensors"
+    path = directory / MODEL_FILE
     write_atomically(path, data)
     write_atomically(directory / "model_card.md", model_card(plan, arrays, merchants=merchants, parent=parent).encode())
     return registry.add_model(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pp_model.accounting import noise_multiplier_for
 from pp_model.features import FeatureSpec, training_cutoffs
 from pp_model.model_spec import PRESETS, Encoder, ModelSpec
-from pp_model.plan import DpSgdPlan, ServerPlan, TrainingPlan
+from pp_model.plan import DpSgdPlan, Peer, SecureSumPlan, ServerPlan, TrainingPlan, Trust
 from pp_model.serialization import Arrays, fingerprint
 
 FINAL_RATE_SHARE = 0.05  # of the learning rate, in the last round
+ROUNDS_PER_BLOCK = 16  # of a secure sum: a merchant that was restarted waits no longer than these
+SURVIVORS_SHARE = 0.75  # of the merchants must be left at the end of a round
 UPDATE_CLIP_NORM = 1e3  # 400 clip norms: the longest update of a merchant with 400 times the declared customers
 
 
@@ -22,6 +26,8 @@ class Recipe:
 
     Attributes:
         optimizer, aggregation: the platform's; trimmed_mean and median bear some dishonest merchants, and more noise.
+        trust: "local": each merchant adds all the noise; "secure_sum": its share of it, and the platform sees the sum.
+        dishonest: merchants that may side with the platform in a secure sum.
         declared_customers: lower bound that every merchant declares publicly; never counted from the orders.
         init: "default" (the starting point that ships with the package), "none", or a file of pp-sim pretrain.
     """
@@ -38,7 +44,9 @@ class Recipe:
     local_learning_rate: float = 1.0
     momentum: float = 0.8
     optimizer: Literal["scalar_adam", "adam", "momentum"] = "scalar_adam"
-    aggregation: Literal["mean", "trimmed_mean", "median"] = "mean"
+    aggregation: Literal["mean", "norm_filter", "trimmed_mean", "median"] = "mean"
+    trust: Trust = "local"
+    dishonest: int = 1
     windows: int = 5
     sequence_length: int = 32
     declared_customers: int = 250
@@ -67,8 +75,12 @@ def make_plan(
     min_completions: int,
     round_timeout_seconds: float,
     answer_every_seconds: float,
+    roster: Sequence[Peer] = (),
 ) -> TrainingPlan:
     """The plan whose accounting never exceeds `epsilon` at `delta` for a customer of one merchant.
+
+    Args:
+        roster: the merchants of a secure sum; not looked at with local trust.
 
     Raises:
         AccountingError: no noise reaches that epsilon.
@@ -76,6 +88,8 @@ def make_plan(
     """
     return TrainingPlan(
         plan_id=plan_id,
+        trust=recipe.trust,
+        secure_sum=_secure_sum(recipe, roster) if recipe.trust == "secure_sum" else None,
         algorithm=recipe.algorithm,
         rounds=recipe.rounds,
         dp=DpSgdPlan(
@@ -110,3 +124,13 @@ def make_plan(
         ),
         init_fingerprint=fingerprint(init),
     )
+
+
+def fewest_survivors(merchants: int, *, dishonest: int) -> int:
+    """How many merchants of a secure sum must be left at the end of a round: three quarters, and what is safe."""
+    safe = max((merchants + dishonest) // 2 + 1, dishonest + 2)
+    return min(merchants, max(safe, math.ceil(SURVIVORS_SHARE * merchants)))
+
+
+def _secure_sum(recipe: Recipe, roster: Sequence[Peer]) -> SecureSumPlan:
+    return SecureSumPlan(roster=tuple(roster), dishonest=recipe.dishonest, rounds_per_block=ROUNDS_PER_BLOCK)

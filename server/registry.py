@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,13 +197,11 @@ class Registry:
         outcome: RoundOutcome,
         *,
         seconds: float,
-        completed: Sequence[int] = (),
         names: Mapping[int, str] | None = None,
     ) -> None:
         """One round with its refusals, counted by code, and its rejections by node. All of it or nothing.
 
         Args:
-            completed: nodes whose releases were used; only those in `names` are kept.
             names: of merchants by node, where they are known.
         """
         known = names or {}
@@ -213,7 +211,7 @@ class Registry:
             round_id = self._insert(
                 "INSERT INTO rounds (run, round, cohort, completions, void, seconds, norm, merchants) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (run, *counts, seconds, outcome.norm, json.dumps([known[n] for n in completed if n in known])),
+                (run, *counts, seconds, outcome.norm, json.dumps([known[n] for n in outcome.completed if n in known])),
             )
             codes = [code.value for code in outcome.refusals.values()]
             self._db.executemany(

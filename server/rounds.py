@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pp_model.clipping import update_norm
 from pp_model.errors import ProtocolError, PurchasePowerError
 from pp_model.plan import TrainingPlan
-from pp_model.protocol import Refusal, RefusalCode, Wire, reply_from_wire
+from pp_model.protocol import Refusal, RefusalCode, Release, Wire, reply_from_wire
 from pp_model.serialization import Arrays, Shapes
 from server.aggregation import RejectedReleaseError, RejectionCode, aggregator, validate_release
 from server.in_order import InOrder
@@ -56,7 +56,7 @@ class RoundOutcome:
     Attributes:
         round: which round, from 1.
         cohort: merchants asked.
-        completions: valid releases, all of them in `update`.
+        completed: nodes of the valid releases, all of them in `update`, in the order of the cohort.
         update: the aggregate; {} without a valid release.
         norm: L2 norm of `update`.
         void: too few valid releases; the model must not move.
@@ -66,12 +66,17 @@ class RoundOutcome:
 
     round: int
     cohort: int
-    completions: int
+    completed: tuple[int, ...]
     update: Arrays
     norm: float
     void: bool
     refusals: dict[int, RefusalCode] = field(default_factory=dict)
     rejections: dict[int, RejectionCode] = field(default_factory=dict)
+
+    @property
+    def completions(self) -> int:
+        """How many valid releases there were."""
+        return len(self.completed)
 
 
 def collect(
@@ -115,16 +120,18 @@ def collect(
         del answer  # while the next is waited for
     updates.end()
     update = aggregate.result()
-    completions = len(cohort) - len(refusals) - len(rejections)
+    for place in aggregate.left_out():
+        rejections[updates.passed[place]] = RejectionCode.OUTLIER
+    completed = tuple(node for node in cohort if node not in refusals and node not in rejections)
     return RoundOutcome(
         round=round,
         cohort=len(cohort),
-        completions=completions,
+        completed=completed,
         update=update,
         norm=update_norm(update),
-        void=completions < plan.server.min_completions,
+        void=len(completed) < plan.server.min_completions,
         refusals={node: refusals[node] for node in cohort if node in refusals},
-        rejections=rejections,
+        rejections={node: rejections[node] for node in cohort if node in rejections},
     )
 
 
@@ -155,6 +162,8 @@ def _read(answer: Answer, *, task: str, plan: TrainingPlan, trainable: Shapes) -
         reply = reply_from_wire(answer)
         if isinstance(reply, Refusal):
             return reply.code
+        if not isinstance(reply, Release):
+            return RejectionCode.MALFORMED
         return validate_release(
             reply,
             task=task,

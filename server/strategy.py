@@ -50,6 +50,7 @@ class PurchasePowerStrategy(Strategy):
         trainable: the shapes that a release must have.
         record: told of every round, void ones included, and its seconds, before the model moves.
         save: given the state after every round that moved the model.
+        after: what to go on from after such a round: the same state, or an earlier model. Asked before `save`.
         merchants: the name of each node that may be asked, looked up anew in every round. Their releases are summed in
             the order of these names. None: all that are connected, in the order of their ids.
         anchors: told to every merchant with its task, and brought up to date by what comes back.
@@ -63,11 +64,13 @@ class PurchasePowerStrategy(Strategy):
         trainable: Shapes,
         record: Callable[[RoundOutcome, float], None],
         save: Callable[[TrainingState], None],
+        after: Callable[[TrainingState], TrainingState] | None = None,
         merchants: Callable[[], Mapping[int, str]] | None = None,
         anchors: AnchorBook | None = None,
     ) -> None:
         self.plan, self.state = plan, state
         self._trainable, self._record, self._save = trainable, record, save
+        self._after = after or (lambda state: state)
         self._merchants, self._anchors = merchants, anchors
         self._task = ""
         self.asked: list[Message] = []
@@ -132,11 +135,12 @@ class PurchasePowerStrategy(Strategy):
             trainable=self._trainable,
         )
         seconds = time.monotonic() - self._began
-        _log_round(outcome, seconds)
+        log_round(outcome, seconds)
         self._record(outcome, seconds)
         self.state = apply_round(self.state, outcome)
         if outcome.void:
             return None, None
+        self.state = self._after(self.state)
         self._save(self.state)
         return arrays_to_record(self.state.arrays), None
 
@@ -243,7 +247,8 @@ def _anchor_of(reply: Message) -> Anchor | None:
         return None
 
 
-def _log_round(outcome: RoundOutcome, seconds: float) -> None:
+def log_round(outcome: RoundOutcome, seconds: float) -> None:
+    """One line of counts."""
     fields = {
         "round": outcome.round,
         "cohort": outcome.cohort,

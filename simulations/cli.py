@@ -31,6 +31,8 @@ _RUN_EXAMPLE = """example:
 Real orders always get noise from the operating system, which no seed can repeat: --seed decides how customers are
 dealt out and the first weights. An interrupted run continues when the same command is given again."""
 
+AGGREGATIONS = ("mean", "norm_filter", "trimmed_mean", "median")
+TRUSTS = ("local", "secure_sum")
 _ENGINE_HELP = (
     "one merchant after the other (in_process), all together (vectorised), or on several machines (ray); default: "
     "vectorised wherever it can train the model"
@@ -77,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         "pp-sim deploy --out runs/deploy",
     )
     deploy.add_argument("--out", type=Path, default=Path("runs/deploy"), help="its folder (default: %(default)s)")
+    deploy.add_argument("--trust", choices=TRUSTS, default="local", help="who adds the noise (default: local)")
     deploy.add_argument("--json", action="store_true", help="print the result as JSON, and the steps to stderr")
     _run_command(commands)
     compare = _command(
@@ -136,6 +139,11 @@ def _run_command(commands: Any) -> None:
     run.add_argument("--preset", choices=PRESETS, help="size of the encoder's layers (default: small)")
     run.add_argument("--trainable", choices=("readout", "all"))
     run.add_argument("--algorithm", choices=("fedsgd", "fedavg"))
+    run.add_argument("--trust", choices=TRUSTS, help="who adds the noise (default: local)")
+    run.add_argument("--dishonest", type=int, metavar="M", help="of a secure sum: who may side with the platform")
+    run.add_argument(
+        "--aggregation", choices=AGGREGATIONS, help="how the platform makes one of many releases (default: mean)"
+    )
     run.add_argument("--rounds", type=int, metavar="R")
     run.add_argument("--init", metavar="FILE", help="a starting point; 'default' ships with the package; or 'none'")
     run.add_argument("--baseline", action="append", choices=BASELINES, help="compare with this too; repeatable")
@@ -155,7 +163,7 @@ def _deploy(args: argparse.Namespace) -> None:
     from simulations.demo_deploy import deploy
 
     try:
-        result = deploy(args.out, Console(stderr=args.json, highlight=False), as_json=args.json)
+        result = deploy(args.out, Console(stderr=args.json, highlight=False), trust=args.trust, as_json=args.json)
     except KeyboardInterrupt:  # all that was started is stopped, and nothing of it can be continued
         raise SystemExit(EXIT_INTERRUPTED) from None
     if args.json:
@@ -186,7 +194,7 @@ def _overrides(args: argparse.Namespace) -> dict[str, Any]:
     table: dict[str, Any] = {name: getattr(args, name) for name in top if getattr(args, name) is not None}
     if args.baseline:
         table["baselines"] = list(dict.fromkeys(args.baseline))
-    recipe = ("encoder", "trainable", "algorithm", "rounds", "init")
+    recipe = ("encoder", "trainable", "algorithm", "rounds", "init", "trust", "dishonest", "aggregation")
     chosen: dict[str, Any] = {name: getattr(args, name) for name in recipe if getattr(args, name) is not None}
     if args.preset:
         chosen["hidden"] = PRESETS[args.preset]

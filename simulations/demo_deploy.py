@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.text import Text
 
 from pp_model.errors import ConfigError
+from pp_model.plan import Trust
 from simulations.deployment import Deployment, DeploymentError, clean_environment, command, run, wait_until
 from simulations.export import write_orders_csv
 from simulations.scenario import Scenario, load_scenario
@@ -40,11 +41,12 @@ _OFFER_ID = re.compile(r"offer ([0-9a-f]{16}),")
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)  # like Ctrl-C: what was started is stopped
 
 
-def deploy(out: Path, console: Console, *, as_json: bool = False) -> dict[str, Any]:
+def deploy(out: Path, console: Console, *, trust: Trust = "local", as_json: bool = False) -> dict[str, Any]:
     """The demonstration, told on `console`; its result as plain values. However it ends, nothing that it started runs.
 
     Args:
         out: made new, or the folder of an earlier demonstration, which is replaced.
+        trust: who adds the noise.
         as_json: whether the merchant's statement is wanted as a table instead of on the screen.
 
     Raises:
@@ -58,7 +60,7 @@ def deploy(out: Path, console: Console, *, as_json: bool = False) -> dict[str, A
     show = Narrator(console, out.resolve())
     with _signals_interrupt(), Deployment(out, platform=PLATFORM, commands=show) as deployment:
         try:
-            told = _story(deployment, show, as_json=as_json)
+            told = _story(deployment, show, trust=trust, as_json=as_json)
         except BaseException as error:
             show.step("Stopped by hand" if isinstance(error, KeyboardInterrupt) else "That failed")
             raise
@@ -144,12 +146,12 @@ def command_text(program: str, *arguments: str) -> str:
     return " \\\n".join(lines)
 
 
-def _story(deployment: Deployment, show: Narrator, *, as_json: bool) -> dict[str, Any]:
+def _story(deployment: Deployment, show: Narrator, *, trust: Trust, as_json: bool) -> dict[str, Any]:
     scenario = load_scenario("demo", {"merchants": len(MERCHANTS), "synthetic": {"customers": CUSTOMERS, "days": 760}})
     _open_platform(deployment, show)
     _open_shops(deployment, show, scenario)
-    offer = _sign_plan(deployment, show, scenario)
-    _train(deployment, show, offer)
+    offer = _sign_plan(deployment, show, scenario, trust=trust)
+    _train(deployment, show, offer, asked=MERCHANTS if trust == "secure_sum" else (BY_HAND,))
     show.step("What a customer is promised", "The bakery's privacy statement, out of its own ledger.")
     show.brief = as_json
     statement = deployment.pp_client("bakery", "statement", *(["--json"] if as_json else []))
@@ -205,11 +207,11 @@ def _answers(name: str) -> list[str]:
     ]
 
 
-def _sign_plan(deployment: Deployment, show: Narrator, scenario: Scenario) -> str:
+def _sign_plan(deployment: Deployment, show: Narrator, scenario: Scenario, *, trust: Trust) -> str:
     """The id of the signed offer."""
     show.step("A plan", "What is computed and what it costs in privacy is public and fixed before anybody is asked.")
     when = ("--holdout", str(scenario.cutoff), "--horizon-days", str(scenario.horizon_days))
-    size = ("--rounds", str(ROUNDS), "--min-merchants", str(len(MERCHANTS)))
+    size = ("--rounds", str(ROUNDS), "--min-merchants", str(len(MERCHANTS)), "--trust", trust)
     deployment.pp_server("plan", "new", PLAN, "--epsilon", f"{EPSILON:g}", *when, *size)
     deployment.pp_server("plan", "price", PLAN)
     found = _OFFER_ID.search(deployment.pp_server("plan", "sign", PLAN))
@@ -217,20 +219,28 @@ def _sign_plan(deployment: Deployment, show: Narrator, scenario: Scenario) -> st
     return found[1]
 
 
-def _train(deployment: Deployment, show: Narrator, offer: str) -> None:
-    show.step("The run", f"All three must approve. The {BY_HAND} reads the offer and decides by hand.")
+def _train(deployment: Deployment, show: Narrator, offer: str, *, asked: Sequence[str]) -> None:
+    if len(asked) > 1:
+        about = "In a secure sum each merchant asks a person before it adds up with new ones: all three decide by hand."
+    else:
+        about = f"All three must approve. The {BY_HAND} reads the offer and decides by hand."
+    show.step("The run", about)
     arguments = ("run", PLAN, "--wait", "240", "--home", str(deployment.platform_home))
     with _beside(show, "pp-server", *arguments) as (process, lines):
-        waits = f"{BY_HAND}: waiting"
         wait_until(
-            lambda: process.poll() is not None or any(waits in line for line in lines),
+            lambda: (
+                process.poll() is not None or all(any(f"{name}: waiting" in line for line in lines) for name in asked)
+            ),
             240.0,
-            what=f"the {BY_HAND} to get the offer",
+            what=f"the {' and the '.join(asked)} to get the offer",
             log=deployment.server.log,
         )
         if process.poll() is None:
             deployment.pp_client(BY_HAND, "plans")
-            deployment.pp_client(BY_HAND, "approve", offer[:6], "--yes")
+            for name in asked:
+                deployment.pp_client(name, "approve", offer[:6], "--yes")
+                show.brief = True  # the others print the same
+            show.brief = False
         code = process.wait(300.0)
     if code:
         raise DeploymentError("\n".join(["pp-server run failed:", *lines]), exit_code=code)

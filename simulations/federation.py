@@ -11,6 +11,7 @@ from flwr.app import Message
 
 from client.app import make_client_app
 from client.ledger import open_ledger
+from client.secure_sums import SecureSums
 from client.shop import Shop
 from pp_model.accounting import PrivacyEvent
 from pp_model.errors import ConfigError, UnknownLayerError
@@ -18,13 +19,15 @@ from pp_model.model import load_model, trainable_shapes, trained_part
 from pp_model.plan import TrainingPlan
 from pp_model.randomness import SecretSource, SystemSource
 from pp_model.schema import OrderLog
-from pp_model.serialization import Arrays
+from pp_model.serialization import Arrays, from_safetensors
 from pp_model.stacked.batch_sums import StackedGradients
 from pp_model.train import pick_device
 from server.app import ServerSettings, make_server_app
 from server.checkpoints import load_checkpoint
+from server.model_card import MODEL_FILE
 from server.registry import Registry
 from simulations.grid import InProcessGrid, LocalGrid
+from simulations.identities import identity, peer_name
 from simulations.planning import lineage_of, policy_of
 from simulations.scenario import Engine, Scenario
 from simulations.seeded import SeededSource
@@ -59,16 +62,16 @@ def engine_for(scenario: Scenario, plan: TrainingPlan, init: Arrays) -> Engine:
     """The engine that the scenario names; of "auto", "vectorised" where it can do the model, else "in_process".
 
     Raises:
-        ConfigError: "vectorised" cannot do what was asked.
+        ConfigError: it cannot do what was asked.
     """
-    if scenario.engine != "auto" and scenario.engine != "vectorised":
+    if scenario.engine == "in_process" or (scenario.engine == "ray" and plan.secure_sum is None):
         return scenario.engine
     obstacle = _obstacle(scenario, plan, init)
     if not obstacle:
         return "vectorised"
     if scenario.engine == "auto":
         return "in_process"
-    raise ConfigError(f"the engine vectorised cannot do {obstacle}; choose --engine in_process")
+    raise ConfigError(f"the engine {scenario.engine} cannot do {obstacle}; choose --engine in_process")
 
 
 def federate_by_engine(
@@ -126,6 +129,7 @@ def federate(
             init,
             directory,
             spent=lambda: {name: shop.ledger.events for name, shop in opened.items()},
+            merchants={node: peer_name(number) for number, node in enumerate(nodes)} if plan.secure_sum else None,
         )
 
 
@@ -136,8 +140,13 @@ def train_over(
     directory: Path,
     *,
     spent: Callable[[], Mapping[str, tuple[PrivacyEvent, ...]]],
+    merchants: Mapping[int, str] | None = None,
 ) -> Federated:
-    """What is left when the platform's app has run over a grid; its files are in `directory`."""
+    """What is left when the platform's app has run over a grid; its files are in `directory`.
+
+    Args:
+        merchants: the name of each node, which a secure sum must know.
+    """
     settings = ServerSettings(
         plan=plan,
         initial=init,
@@ -145,13 +154,15 @@ def train_over(
         directory=directory / "platform",
         registry=directory / "platform" / "registry.sqlite",
         keep_checkpoints=None,
+        merchants=None if merchants is None else lambda: merchants,
     )
     settings.directory.mkdir(parents=True, exist_ok=True)
     with grid:
         make_server_app(lambda _: settings)(grid, grid.server_context())
     history = [(0, init), *_history(settings, plan)]
+    published, _ = from_safetensors((settings.directory / MODEL_FILE).read_bytes())
     refusals, rejected = _troubles(settings.registry)
-    return Federated(arrays=history[-1][1], history=history, spent=spent(), refusals=refusals, rejected=rejected)
+    return Federated(arrays=published, history=history, spent=spent(), refusals=refusals, rejected=rejected)
 
 
 def counted(on_round: OnRound | None) -> Callable[[Sequence[Message]], None]:
@@ -168,6 +179,8 @@ def counted(on_round: OnRound | None) -> Callable[[Sequence[Message]], None]:
 
 def _obstacle(scenario: Scenario, plan: TrainingPlan, init: Arrays) -> str:
     """What of the run the vectorised engine cannot do; "" if it can do all."""
+    if plan.secure_sum is not None:
+        return "secure sums"
     device = pick_device(scenario.device)
     if device.type not in ("cpu", "cuda"):
         return f"device {device.type}"
@@ -225,6 +238,7 @@ def _open_shops(
                 policy=policy,
                 secret=secret_for(name),
                 device=scenario.device,
+                sums=SecureSums(identity(number, scenario)) if scenario.recipe.trust == "secure_sum" else None,
             )
             for number, (name, log) in enumerate(shops.items())
         }

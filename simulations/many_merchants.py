@@ -26,7 +26,7 @@ from pp_model.customer_rows import CustomerRows
 from pp_model.features import Examples
 from pp_model.model import PurchasePowerModel, frozen_fingerprint, load_model, trainable_shapes, trained_part
 from pp_model.plan import TrainingPlan
-from pp_model.protocol import Refusal, Release, Task, task_from_wire, unseal
+from pp_model.protocol import Refusal, Release, Reply, Task, task_from_wire, unseal
 from pp_model.randomness import SecretSource
 from pp_model.schema import OrderLog
 from pp_model.serialization import Arrays
@@ -106,7 +106,7 @@ class ManyMerchants:
             for reply in self.answers(task, [message.metadata.dst_node_id for message in asked]):
                 yield to_record(reply.to_wire())
 
-    def answers(self, task: Task, nodes: Sequence[int]) -> Iterator[Release | Refusal]:
+    def answers(self, task: Task, nodes: Sequence[int]) -> Iterator[Reply | Refusal]:
         """What each of the nodes says to a task, in their order."""
         round_ = _Round(task, device=self._device)
         at_once = max(1, min(MOST_AT_ONCE, REPLY_BYTES // (4 * len(round_.start))))
@@ -117,8 +117,8 @@ class ManyMerchants:
             seconds = round(time.monotonic() - began, 3)
             log.info("merchants trained", extra={"round": task.round, "merchants": len(group), "seconds": seconds})
 
-    def _of_group(self, round_: _Round, group: Sequence[Merchant]) -> list[Release | Refusal]:
-        task, replies = round_.task, dict[int, Release | Refusal]()
+    def _of_group(self, round_: _Round, group: Sequence[Merchant]) -> list[Reply | Refusal]:
+        task, replies = round_.task, dict[int, Reply | Refusal]()
         charged: list[int] = []
         with self._ledgers.together():
             for number, merchant in enumerate(group):
@@ -139,7 +139,9 @@ class ManyMerchants:
         updates = round_.updates(list(rows.values()), [group[number].secret for number in rows])
         with self._ledgers.together():
             for number, update in zip(rows, updates, strict=True):
-                replies[number] = unseal(released(task, update, ledger=group[number].ledger))
+                replies[number] = unseal(
+                    released(Release(task=task.fingerprint, update=update), ledger=group[number].ledger)
+                )
         return [replies[number] for number in range(len(group))]
 
 

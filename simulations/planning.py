@@ -10,7 +10,8 @@ from pp_model.features import FeatureSpec
 from pp_model.model_spec import ENCODERS
 from pp_model.plan import TrainingPlan
 from pp_model.serialization import Arrays
-from server.recipe import make_plan
+from server.recipe import fewest_survivors, make_plan
+from simulations.identities import roster
 from simulations.scenario import Scenario
 
 ROUND_TIMEOUT_SECONDS = 600.0
@@ -36,10 +37,17 @@ def plan_of(scenario: Scenario, init: Arrays) -> TrainingPlan:
         delta=scenario.delta,
         horizon_days=scenario.horizon_days,
         holdout_start=scenario.cutoff,
-        min_completions=math.ceil(scenario.merchants / 2),
+        min_completions=_least_merchants(scenario),
         round_timeout_seconds=ROUND_TIMEOUT_SECONDS,
         answer_every_seconds=0.0,
+        roster=roster(scenario) if scenario.recipe.trust == "secure_sum" else (),
     )
+
+
+def _least_merchants(scenario: Scenario) -> int:
+    if scenario.recipe.trust == "secure_sum":
+        return fewest_survivors(scenario.merchants, dishonest=scenario.recipe.dishonest)
+    return math.ceil(scenario.merchants / 2)
 
 
 def policy_of(scenario: Scenario) -> Policy:
@@ -51,7 +59,7 @@ def policy_of(scenario: Scenario) -> Policy:
         least_noise_multiplier=0.0,
         longest_horizon_days=scenario.horizon_days,
         longest_sequence=scenario.recipe.sequence_length,
-        trust_modes=("local",),
+        trust_modes=("local", "secure_sum"),
         encoders=ENCODERS,
         approve="automatic",
         approve_under_epsilon=scenario.epsilon,

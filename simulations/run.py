@@ -135,7 +135,7 @@ def _size(scenario: Scenario, market: Market, plan: TrainingPlan, judge: Judge) 
 def _epsilon_by_round(plan: TrainingPlan) -> list[dict[str, Any]]:
     every = max(1, plan.rounds // 20)
     rounds = sorted({*range(every, plan.rounds + 1, every), plan.rounds})
-    return [{"round": r, "epsilon": _number(epsilon_spent([plan.dp.event.times(r)], delta=plan.delta))} for r in rounds]
+    return [{"round": r, "epsilon": _number(epsilon_spent([plan.event.times(r)], delta=plan.delta))} for r in rounds]
 
 
 def _tables(rows: Examples, predicted: Prediction) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from client.sources.contract import DataContract
 from pp_model.config import from_mapping
 from pp_model.errors import ConfigError
+from pp_model.plan import MOST_IN_A_SUM
 from server.recipe import Recipe
 
 Engine = Literal["in_process", "vectorised", "ray"]
@@ -77,6 +78,8 @@ class Scenario:
             raise ConfigError("a scenario has either [orders] or [synthetic]; give one of them (--orders FILE)")
         if not 1 <= self.merchants <= 100_000:
             raise ConfigError(f"merchants is {self.merchants}; allowed: 1 to 100000")
+        if self.recipe.trust == "secure_sum" and not 3 <= self.merchants <= MOST_IN_A_SUM:
+            raise ConfigError(f"merchants is {self.merchants}; a secure sum takes 3 to {MOST_IN_A_SUM}")
         if not self.epsilon > 0:
             raise ConfigError(f"epsilon is {self.epsilon}; give a number above 0, or inf for no privacy")
         if not 0 < self.delta < 1:

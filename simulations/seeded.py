@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pp_model.randomness import uniform_from_bytes
+from pp_model.randomness import uniform_from_bytes, words_from_bytes
 
 
 class SeededSource:
@@ -32,3 +32,7 @@ class SeededSource:
     def standard_normal(self, size: int) -> NDArray[np.float64]:
         """See `SecretSource`."""
         return torch.randn(size, generator=self._normal).numpy().astype(np.float64)
+
+    def words(self, size: int) -> NDArray[np.uint64]:
+        """See `SecretSource`."""
+        return words_from_bytes(self._rng.bytes(8 * size))

@@ -24,6 +24,13 @@ def add(commands: Any) -> None:
         commands, "approve", run, about="take part in a plan that is offered", example="pp-client approve 3f9a"
     )
     add_offer_arguments(parser)
+    parser.add_argument(
+        "--changed-key",
+        action="append",
+        default=[],
+        metavar="MERCHANT",
+        help="in a secure sum: this merchant told you that it has a new key (repeatable)",
+    )
 
 
 def add_offer_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +54,14 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write("Nothing was changed.\n")
         return Exit.DONE
     afford = within_budget(settings)
-    found = agreements.approve(found.offer.id, policy=settings.policy, afford=afford, by=local_user(), now=now)
+    found = agreements.approve(
+        found.offer.id,
+        policy=settings.policy,
+        afford=afford,
+        by=local_user(),
+        now=now,
+        changed_keys=args.changed_key,
+    )
     sys.stdout.write(f"Approved: {found.offer.id}, {found.offer.plan.plan_id}. {tell_platform(settings, found)}\n")
     return Exit.DONE
 

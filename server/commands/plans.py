@@ -18,11 +18,18 @@ from server.commands import CommandError, add_json, hint, new_command, opened, s
 from server.home import PlatformHome, checked_name
 
 if TYPE_CHECKING:
-    from pp_model.plan import TrainingPlan
-    from server.roster import Merchant
+    from pp_model.plan import Peer, TrainingPlan
+    from server.recipe import Recipe
 
 SHOPS = (1, 2, 3, 5, 10)
+FEWEST_IN_A_SUM = 3
+_LOOKERS = {
+    "platform": "against a platform that no merchant helps",
+    "with_dishonest": "against one that as many help as the plan assumes (charged)",
+    "all_others": "if all other merchants help it",
+}
 ROUND_OVERHEAD_SECONDS, TRAINING_SECONDS = 3.0, 1.5  # of an estimate; measured ones are in docs/results.md
+_AGGREGATIONS = ("mean", "norm_filter", "trimmed_mean", "median")
 _ENCODERS, _PRESETS = ("linear", "mlp", "gru", "transformer"), ("small", "large")  # `pp_model.model` loads PyTorch
 
 _HEADER = """\
@@ -81,8 +88,26 @@ def _add_new(verbs: Any) -> None:
     new.add_argument("--preset", choices=_PRESETS, help="size of the encoder's layers (default: small)")
     new.add_argument("--trainable", choices=("readout", "all"), help="default: readout")
     new.add_argument("--algorithm", choices=("fedsgd", "fedavg"), help="default: fedsgd")
+    new.add_argument(
+        "--aggregation",
+        choices=_AGGREGATIONS,
+        help="with local trust: how releases become one; all but the mean leave out who is far off (default: mean)",
+    )
     new.add_argument("--declared-customers", type=int, metavar="N", help="every merchant has at least so many")
-    new.add_argument("--min-merchants", type=int, default=2, metavar="M", help="least releases of a round (default: 2)")
+    new.add_argument(
+        "--trust",
+        choices=("local", "secure_sum"),
+        default="local",
+        help="who adds the noise: each merchant all of it, or its share and the platform sees the sum (default: local)",
+    )
+    new.add_argument("--with", dest="merchants", nargs="+", metavar="MERCHANT", help="of a secure sum (default: all)")
+    new.add_argument("--dishonest", type=int, metavar="K", help="of a secure sum: who may side with you (default: 1)")
+    new.add_argument(
+        "--min-merchants",
+        type=int,
+        metavar="M",
+        help="least releases of a round (default: 2; of a secure sum, three quarters of the merchants)",
+    )
     new.add_argument("--round-timeout", type=float, default=300.0, metavar="S", help="seconds (default: 300)")
     new.add_argument(
         "--answer-every",
@@ -107,7 +132,17 @@ def _new(args: argparse.Namespace) -> int:
     home, _ = opened(args)
     name = checked_name(args.name)
     chosen: dict[str, Any] = dict(Recipe.fedavg()) if args.algorithm == "fedavg" else {}
-    for key in ("rounds", "encoder", "trainable", "algorithm", "declared_customers", "init"):
+    for key in (
+        "rounds",
+        "encoder",
+        "trainable",
+        "algorithm",
+        "declared_customers",
+        "init",
+        "trust",
+        "dishonest",
+        "aggregation",
+    ):
         if getattr(args, key) is not None:
             chosen[key] = getattr(args, key)
     if args.preset:
@@ -115,6 +150,7 @@ def _new(args: argparse.Namespace) -> int:
     recipe = Recipe(**chosen)
     if not 1 <= recipe.rounds <= 100_000:  # before the search for the noise, which has no end without steps
         raise ConfigError(f"--rounds is {recipe.rounds}; allowed: 1 to 100000")
+    roster = _peers(home, args.merchants) if recipe.trust == "secure_sum" else ()
     arrays = load_init(recipe.init, recipe.model, seed=secrets.randbits(31))
     plan = make_plan(
         recipe,
@@ -124,12 +160,13 @@ def _new(args: argparse.Namespace) -> int:
         delta=args.delta,
         horizon_days=args.horizon_days,
         holdout_start=_date(args.holdout),
-        min_completions=args.min_merchants,
+        min_completions=_least(recipe, len(roster)) if args.min_merchants is None else args.min_merchants,
         round_timeout_seconds=args.round_timeout,
         answer_every_seconds=args.answer_every,
+        roster=roster,
     )
     file = home.plans / f"{name}.toml"
-    text = _HEADER.format(name=name) + tomli_w.dumps(to_mapping(plan))
+    text = _HEADER.format(name=name) + tomli_w.dumps(_without_none(to_mapping(plan)))
     write_private(init_beside(file), to_safetensors(arrays, {"kind": "init", "plan": name}))
     write_private(file, text.encode())
     read_plan(file)
@@ -138,14 +175,56 @@ def _new(args: argparse.Namespace) -> int:
     return Exit.DONE
 
 
+def _peers(home: PlatformHome, names: Sequence[str] | None) -> tuple[Peer, ...]:
+    """The merchants of a secure sum: these, or all.
+
+    Raises:
+        ConfigError: one that there is not, or too few.
+    """
+    from pp_model.plan import Peer
+    from server.roster import Roster
+
+    with Roster(home.registry) as roster:
+        known = {merchant.name: merchant.fingerprint for merchant in roster.merchants()}
+    chosen = sorted(set(names or known))
+    keys = _fingerprints(chosen, known)
+    if len(keys) < FEWEST_IN_A_SUM:
+        raise ConfigError(
+            f"a secure sum of {len(keys)} merchants: there must be {FEWEST_IN_A_SUM} or more, or the sum tells what "
+            "one of them added. Add merchants first (pp-server merchants add)."
+        )
+    return tuple(Peer(name=name, key=key) for name, key in zip(chosen, keys, strict=True))
+
+
+def _least(recipe: Recipe, merchants: int) -> int:
+    from server.recipe import fewest_survivors
+
+    return fewest_survivors(merchants, dishonest=recipe.dishonest) if recipe.trust == "secure_sum" else 2
+
+
+def _epsilon(value: float) -> str:
+    return f"{value:.3f}" if value < math.inf else "infinite"
+
+
+def _plain(epsilons: Mapping[str, float]) -> dict[str, float | str]:
+    return {name: value if value < math.inf else "inf" for name, value in epsilons.items()}
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    """TOML has no word for nothing: a key that is not there says it."""
+    return {key: value for key, value in table.items() if value is not None}
+
+
 def _price(args: argparse.Namespace) -> int:
     home, _ = opened(args)
     price = price_of(read_plan(plan_file(home, args.plan)))
     if args.json:
-        say_json({**price, "epsilon": {k: v if v < math.inf else "inf" for k, v in price["epsilon"].items()}})
+        say_json({**price, **{table: _plain(price[table]) for table in ("epsilon", "secure_sum")}})
         return Exit.DONE
-    rows = [(shops, f"{value:.3f}" if value < math.inf else "infinite") for shops, value in price["epsilon"].items()]
+    rows = [(shops, _epsilon(value)) for shops, value in price["epsilon"].items()]
     show_table(("shops of one person", f"epsilon at delta {price['delta']:g}"), list(rows))
+    for who, value in price["secure_sum"].items():
+        say(f"epsilon at delta {price['delta']:g} {_LOOKERS[who]}: {_epsilon(value)}")
     if price["epsilon"]["1"] == math.inf:
         say("NO PRIVACY: merchants refuse it unless their policy allows training without.")
     say(
@@ -160,29 +239,31 @@ def _price(args: argparse.Namespace) -> int:
 def price_of(plan: TrainingPlan) -> dict[str, Any]:
     """What a plan costs: epsilon by number of shops, rounds, seconds (an estimate), megabytes a merchant and round."""
     from pp_model.accounting import epsilon_spent
+    from pp_model.integer_sum import secure_epsilons
     from pp_model.model import array_shapes, trainable_shapes
 
     every = plan.answer_every_seconds
     training = math.ceil(TRAINING_SECONDS / every) * every if every else TRAINING_SECONDS
 
-    def megabytes(shapes: Mapping[str, tuple[int, ...]]) -> float:
-        return 4e-6 * sum(map(math.prod, shapes.values()))
+    def megabytes(shapes: Mapping[str, tuple[int, ...]], *, of_each: float = 4e-6) -> float:
+        return of_each * sum(map(math.prod, shapes.values()))
 
     return {
         "plan": plan.plan_id,
         "fingerprint": plan.fingerprint,
         "delta": plan.delta,
-        "epsilon": {str(shops): epsilon_spent(plan.events * shops, delta=plan.delta) for shops in SHOPS},
+        "epsilon": {str(shops): epsilon_spent(plan.events, delta=plan.delta, merchants=shops) for shops in SHOPS},
+        "secure_sum": secure_epsilons(plan) if plan.secure_sum else {},
         "rounds": plan.rounds,
         "seconds_estimate": plan.rounds * (ROUND_OVERHEAD_SECONDS + training),
-        "seconds_a_round_at_most": plan.server.round_timeout_seconds + 5,
+        "seconds_a_round_at_most": plan.server.round_timeout_seconds * (2 if plan.secure_sum else 1) + 5,
         "megabytes_down": megabytes(array_shapes(plan.model)),
-        "megabytes_up": megabytes(trainable_shapes(plan.model)),
+        "megabytes_up": megabytes(trainable_shapes(plan.model), of_each=8e-6 if plan.secure_sum else 4e-6),
     }
 
 
 def _sign(args: argparse.Namespace) -> int:
-    from agreement.offer import EVERYBODY, Offer, sign_offer
+    from agreement.offer import Offer, sign_offer
     from server.roster import Roster
     from server.run_folder import read_init
 
@@ -198,7 +279,8 @@ def _sign(args: argparse.Namespace) -> int:
     if not now < ends:
         raise ConfigError(f"--expires is {ends:%Y-%m-%d %H:%M} UTC, which is past; give a later time")
     with Roster(home.registry) as roster:
-        audience = _fingerprints(args.merchants, roster.merchants()) if args.merchants else EVERYBODY
+        known = {merchant.name: merchant.fingerprint for merchant in roster.merchants()}
+        audience = _audience(plan, args.merchants, known)
         offer = Offer(
             platform=config.name,
             serial=roster.next_serial(),
@@ -210,14 +292,36 @@ def _sign(args: argparse.Namespace) -> int:
         )
     offer_file = file.with_name(f"{file.stem}.offer.json")
     write_private(offer_file, sign_offer(offer, home.signing_key()), replace=True)
-    who = "all merchants" if audience == EVERYBODY else ", ".join(args.merchants)
+    names = {fingerprint: name for name, fingerprint in known.items()}
+    who = ", ".join(names.get(fingerprint, "all merchants") for fingerprint in audience)
     say(f"{offer_file}: offer {offer.id}, number {offer.serial}, for {who}, valid until {ends:%Y-%m-%d %H:%M} UTC")
     say(f"Offer it and train: {hint(home, f'run {args.plan}')}")
     return Exit.DONE
 
 
-def _fingerprints(names: Sequence[str], merchants: Sequence[Merchant]) -> tuple[str, ...]:
-    known = {merchant.name: merchant.fingerprint for merchant in merchants}
+def _audience(plan: TrainingPlan, names: Sequence[str] | None, known: Mapping[str, str]) -> tuple[str, ...]:
+    """Fingerprints of those that the offer is for.
+
+    Raises:
+        ConfigError: one that there is not; or of a secure sum, some that are not all of its merchants.
+    """
+    from agreement.offer import EVERYBODY
+
+    chosen = _fingerprints(names, known) if names else None
+    if plan.secure_sum is None:
+        return chosen or EVERYBODY
+    roster = tuple(peer.key for peer in plan.secure_sum.roster)
+    if chosen and set(chosen) != set(roster):
+        raise ConfigError(
+            "a secure sum is offered to the merchants on its roster and to no others; leave --for out, or make the "
+            "plan anew with pp-server plan new --with"
+        )
+    if gone := [peer.name for peer in plan.secure_sum.roster if known.get(peer.name) != peer.key]:
+        raise ConfigError(f"merchant {gone[0]!r} was removed, or has a new key; make the plan anew: pp-server plan new")
+    return roster
+
+
+def _fingerprints(names: Sequence[str], known: Mapping[str, str]) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in known]:
         raise ConfigError(f"no merchant {unknown[0]!r}; there are: {', '.join(known) or 'none yet'}")
     return tuple(known[name] for name in dict.fromkeys(names))

@@ -12,7 +12,7 @@ from client.shop import Shop
 from client.task import answer
 from flower_edge.records import BLOB, anchor_from_record, arrays_to_record, to_record, wire_from_record, with_anchor
 from pp_model.model import trainable_shapes
-from pp_model.protocol import RefusalCode
+from pp_model.protocol import PROTOCOL_VERSION, RefusalCode
 from pp_model.serialization import to_safetensors
 from simulations.grid import InProcessGrid
 from tests.support.ledgers import entries
@@ -37,14 +37,14 @@ def said(reply: Message) -> tuple[dict[str, Any], list[str]]:
 
 
 def refusal(code: RefusalCode, task: str = "") -> tuple[dict[str, Any], list[str]]:
-    return {"version": 1, "kind": "refusal", "task": task, "code": code.value}, []
+    return {"version": PROTOCOL_VERSION, "kind": "refusal", "task": task, "code": code.value}, []
 
 
 def test_a_task_is_answered_by_a_release_of_two_records_and_the_ledgers_anchor(tmp_path):
     task, shop = tiny_task(), tiny_shop(tmp_path)
     (reply,) = asked(lambda _: shop, to_record(task.to_wire()))
     trainable = sorted(trainable_shapes(task.plan.model))
-    assert said(reply) == ({"version": 1, "kind": "release", "task": task.fingerprint}, trainable)
+    assert said(reply) == ({"version": PROTOCOL_VERSION, "kind": "release", "task": task.fingerprint}, trainable)
     assert set(reply.content) == {"anchor", "arrays", "scalars"}
     assert (anchor_from_record(reply.content), shop.ledger.anchor.seq) == (shop.ledger.anchor, 2)
 

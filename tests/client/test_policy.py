@@ -18,6 +18,7 @@ from pp_model.errors import ConfigError, PolicyError
 from pp_model.features import FeatureSpec
 from pp_model.model_spec import ModelSpec
 from tests.support.plans import tiny_dp, tiny_plan
+from tests.support.sum_town import sum_plan
 
 TOML = """
 epsilon_budget = 8.0
@@ -32,6 +33,7 @@ approve = "automatic"
 approve_under_epsilon = 8.0
 """
 
+SUM = {name: getattr(sum_plan(merchants=3, threshold=3), name) for name in ("trust", "secure_sum", "server")}
 POLICY = from_mapping(Policy, tomllib.loads(TOML), path="policy")
 
 
@@ -57,6 +59,21 @@ def test_a_plan_exactly_at_every_limit_is_allowed() -> None:
     assert not needs_approval(tiny_plan(), at_the_limit)
 
 
+def test_a_plan_of_either_trust_is_allowed_where_the_policy_lists_it() -> None:
+    plan = sum_plan(merchants=3, threshold=3)
+    check_plan(plan, policy(trust_modes=("local", "secure_sum")))
+    check_plan(plan, policy(trust_modes=("secure_sum",)))
+    with pytest.raises(PolicyError, match="trust_modes allows: secure_sum"):
+        check_plan(tiny_plan(), policy(trust_modes=("secure_sum",)))
+
+
+def test_a_policy_names_trust_modes_that_there_are() -> None:
+    table = tomllib.loads(TOML)
+    for modes in ([], ["blind"], ["local", "all"]):
+        with pytest.raises(ConfigError, match="trust_modes"):
+            from_mapping(Policy, {**table, "trust_modes": modes}, path="policy")
+
+
 BROKEN_RULES: list[tuple[str, dict[str, Any], str, str]] = [
     ("allow_no_privacy", {"dp": tiny_dp(noise_multiplier=0.0)}, "noise multiplier of 0: NO PRIVACY", "with"),
     ("least_noise_multiplier", {"dp": tiny_dp(noise_multiplier=0.49)}, "0.49", "at least 0.5"),
@@ -69,6 +86,7 @@ BROKEN_RULES: list[tuple[str, dict[str, Any], str, str]] = [
         "at most 90",
     ),
     ("longest_sequence", {"features": FeatureSpec(horizon_days=28, sequence_length=33)}, "33 events", "at most 32"),
+    ("trust_modes", SUM, "has trust mode 'secure_sum'", " local."),
     ("encoders", {"model": ModelSpec(encoder="gru")}, "'gru'", "linear, mlp"),
     ("epsilon_budget", {"rounds": 30}, "for the whole run", "at most 8.00"),
 ]

@@ -12,15 +12,18 @@ import pytest
 from markupsafe import escape
 
 from client.ledger import Charge
+from client.peers import roster_fingerprint
 from client.settings import MerchantSettings, load_settings
 from client.spending import Spending
 from client.statement import PrivacyStatement, privacy_statement
 from client.statement_page import merchant_statement, statement_html, statement_text
 from pp_model.accounting import PrivacyEvent, epsilon_spent, rdp_epsilon
+from pp_model.integer_sum import secure_epsilons
 from pp_model.plan import TrainingPlan
 from pp_model.protocol import RefusalCode
 from tests.support.merchant_home import new_shop
 from tests.support.plans import tiny_dp, tiny_plan
+from tests.support.sum_town import sum_plan
 
 PLAN = tiny_plan(
     plan_id="spring",
@@ -30,6 +33,15 @@ PLAN = tiny_plan(
     dp=tiny_dp(sample_rate=0.03, noise_multiplier=1.25, max_grad_norm=0.5),
 )
 SPENT = (PLAN.dp.event.times(7), PrivacyEvent(sample_rate=0.01, noise_multiplier=2.0, num_steps=5))
+SUM = sum_plan(
+    merchants=8,
+    threshold=6,
+    dishonest=2,
+    rounds=40,
+    delta=2e-6,
+    declared_customers=3000,
+    dp=tiny_dp(sample_rate=0.03, noise_multiplier=1.25, max_grad_norm=0.5),
+)
 BARE = tiny_plan(dp=tiny_dp(noise_multiplier=0.0))
 
 
@@ -170,7 +182,7 @@ def test_the_mapping_is_strict_json_and_labels_every_number(plan: TrainingPlan) 
     mapping = privacy_statement(plan, spent_events=SPENT).to_mapping()
     assert json.loads(json.dumps(mapping, allow_nan=False)) == mapping
     assert set(mapping) == {
-        "plan_id", "plan_fingerprint", "unit", "relation", "accountant", "sampling", "trust", "delta",
+        "plan_id", "plan_fingerprint", "unit", "relation", "accountant", "sampling", "trust", "secure_sum", "delta",
         "declared_customers", "sample_rate", "noise_multiplier", "max_grad_norm", "rounds", "steps_per_round",
         "answer_every_seconds", "plan_epsilon", "plan_epsilon_rdp", "spent_steps", "spent_epsilon", "private",
     }  # fmt: skip
@@ -179,6 +191,93 @@ def test_the_mapping_is_strict_json_and_labels_every_number(plan: TrainingPlan) 
         "inf" if plan is BARE else epsilon_spent([PLAN.events[0].times(2)], delta=PLAN.delta)
     )
     assert mapping["private"] is (plan is PLAN)
+
+
+# Secure sums.
+
+
+def roster_of(plan: TrainingPlan) -> str:
+    assert plan.secure_sum is not None
+    return roster_fingerprint(plan.secure_sum)
+
+
+def test_a_secure_sum_names_its_assumption_with_three_epsilons_each_beside_a_delta() -> None:
+    text = promised(SUM)["Whose honesty this rests on"]
+    alone, helped, own = (printed(epsilon) for epsilon in secure_epsilons(SUM).values())
+    for words in (
+        "At least 4 honest merchants must be left in each round",
+        "that 2 of the 8 merchants help",
+        f"epsilon {helped} at delta 2e-06",
+        f"Against a platform that nobody helps it is epsilon {alone} at the same delta",
+        "this merchant's own share of the noise would be all that is left",
+        f"epsilon {own} at the same delta",
+        roster_of(SUM),
+        "another way than the platform",
+    ):
+        assert words in text
+    assert text.count("epsilon") == text.count("delta") == 3
+    assert float(alone) < float(helped) < float(own)
+
+
+def test_the_promise_of_a_secure_sum_is_the_charged_one() -> None:
+    statement = privacy_statement(SUM, spent_events=())
+    assert statement.secure_sum is not None
+    assert statement.secure_sum.epsilon["with_dishonest"] == statement.plan_epsilon[1]
+    assert statement.plan_epsilon[1] == epsilon_spent(SUM.events, delta=SUM.delta)
+    assert f"epsilon {printed(statement.plan_epsilon[1])} at delta 2e-06" in texts(statement)["How much is promised"]
+
+
+def test_whose_noise_it_is_and_who_sees_what_is_said_as_it_is() -> None:
+    text = promised(SUM)
+    for words in ("sum of the shares", "whole numbers", "masks that cancel in the sum alone", "Trust mode: secure_sum"):
+        assert words in text["How it is done"]
+    assert "fewer than 6 of the 8 merchants left it learns nothing" in text["How it is done"]
+    assert "in full" not in text["How it is done"]
+    for words in ("one masked vector of whole numbers", "encrypted shares", "no single one", "none of them depends on"):
+        assert words in text["What leaves the merchant"]
+    assert "model update" not in text["What leaves the merchant"]
+    assert "The updates are seen by the platform" not in text["What leaves the merchant"]
+
+
+def test_local_trust_says_nothing_of_sums_and_relies_on_nobody() -> None:
+    text = promised(PLAN)
+    assert "Whose honesty this rests on" not in text
+    assert "relies on nobody else" in text["How it is done"]
+    assert not any(word in whole for whole in text.values() for word in ("secure sum", "share of the noise", "masked"))
+
+
+def test_whose_honesty_it_rests_on_stands_before_what_is_assumed() -> None:
+    headings = list(promised(SUM))
+    assert headings.index("Whose honesty this rests on") == headings.index("What is assumed") - 1
+
+
+@pytest.mark.parametrize("spent", [(), SPENT], ids=["nothing spent", "spent"])
+def test_no_paragraph_of_a_secure_sum_has_an_epsilon_without_its_delta(spent: tuple[PrivacyEvent, ...]) -> None:
+    with_epsilon = [text for text in promised(SUM, spent=spent).values() if "epsilon" in text]
+    assert len(with_epsilon) >= 4
+    for text in with_epsilon:
+        assert "delta" in text or "larger epsilon" in text
+
+
+@pytest.mark.parametrize("noise", [1.25, 0.0])
+def test_the_mapping_of_a_secure_sum_is_strict_json_with_all_three(noise: float) -> None:
+    plan = sum_plan(merchants=8, threshold=6, dp=tiny_dp(noise_multiplier=noise))
+    mapping = privacy_statement(plan, spent_events=()).to_mapping()
+    assert json.loads(json.dumps(mapping, allow_nan=False)) == mapping
+    assert {key: mapping["secure_sum"][key] for key in ("merchants", "fewest_survivors", "dishonest", "roster")} == {
+        "merchants": 8, "fewest_survivors": 6, "dishonest": 1, "roster": roster_of(plan)
+    }  # fmt: skip
+    epsilons = {who: value if noise else "inf" for who, value in secure_epsilons(plan).items()}
+    assert mapping["secure_sum"]["epsilon"] == epsilons
+    assert list(epsilons) == ["platform", "with_dishonest", "all_others"]
+    assert privacy_statement(PLAN, spent_events=()).to_mapping()["secure_sum"] is None
+
+
+def test_a_secure_sum_without_noise_says_no_privacy_and_no_finite_epsilon() -> None:
+    plan = sum_plan(merchants=3, threshold=3, dp=tiny_dp(noise_multiplier=0.0))
+    statement = privacy_statement(plan, spent_events=())
+    assert statement.paragraphs()[0][0] == "NO PRIVACY"
+    assert not re.search(r"epsilon \d", " ".join(texts(statement).values()))
 
 
 def test_a_very_large_epsilon_is_still_written_down() -> None:

@@ -15,7 +15,7 @@ from pp_model.errors import BadOrdersError, ExpiredError, NotApprovedError
 from pp_model.model import trainable_shapes
 from pp_model.model_spec import ModelSpec
 from pp_model.plan import TrainingPlan
-from pp_model.protocol import Anchor, Refusal, RefusalCode, Release, Task, Wire, seal
+from pp_model.protocol import PROTOCOL_VERSION, Anchor, Refusal, RefusalCode, Release, Task, Wire, seal
 from pp_model.randomness import SystemSource
 from pp_model.serialization import shapes_of
 from tests.support.ledgers import entries
@@ -148,7 +148,7 @@ def scalars(**changes: object) -> dict[str, Any]:
     "words",
     [
         pytest.param({}, id="nothing"),
-        pytest.param(scalars(version=2), id="version"),
+        pytest.param(scalars(version=PROTOCOL_VERSION + 1), id="version"),
         pytest.param(scalars(version=True), id="version-true"),
         pytest.param(scalars(kind="release"), id="kind"),
         pytest.param(scalars(round=0), id="round-0"),
@@ -161,6 +161,8 @@ def scalars(**changes: object) -> dict[str, Any]:
         pytest.param(scalars(seed=42), id="a-seed-from-the-platform"),
         pytest.param(scalars(evaluate="auc"), id="a-metric-asked-for"),
         pytest.param(scalars(round=...), id="round-missing"),
+        pytest.param(scalars(block=...), id="block-missing"),
+        pytest.param(scalars(block=1), id="a-block-without-a-secure-sum"),
     ],
 )
 def test_a_message_that_is_no_task_is_refused_before_any_charge(tmp_path, words):
@@ -410,7 +412,7 @@ def test_a_plan_that_nobody_agreed_to_makes_nobody_wait(tmp_path):
 def test_a_release_is_the_trainable_arrays_and_three_scalars(tmp_path, trained):
     task = tiny_task(model=ModelSpec(encoder="mlp", hidden=(4,), trainable=trained))
     wire = replied(tiny_shop(tmp_path), task).to_wire()
-    assert wire.scalars == {"version": 1, "kind": "release", "task": task.fingerprint}
+    assert wire.scalars == {"version": PROTOCOL_VERSION, "kind": "release", "task": task.fingerprint}
     assert shapes_of(wire.arrays) == trainable_shapes(task.plan.model)
     assert {array.dtype for array in wire.arrays.values()} == {np.dtype(np.float32)}
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +189,9 @@ def test_a_run_interrupted_inside_any_merchants_step_is_completed_with_one_charg
 def test_a_platform_that_lost_the_last_round_gets_the_same_model(tmp_path, engine):
     how = {"secret_for": lambda _: SystemSource()}
     first = federated(tmp_path, engine, **how)
-    (tmp_path / "platform" / "checkpoints" / "round-000004.safetensors").unlink()
+    checkpoints = tmp_path / "platform" / "checkpoints"
+    (checkpoints / "round-000004.safetensors").unlink()
+    shutil.rmtree(checkpoints / "watch")  # it keeps the last good state
     second = federated(tmp_path, engine, **how)
     assert fingerprint(second.arrays) == fingerprint(first.arrays)
     assert second.spent == first.spent

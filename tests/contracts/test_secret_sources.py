@@ -22,11 +22,13 @@ def source(request) -> SecretSource:
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 1_001])
-@pytest.mark.parametrize("kind", ["uniform", "standard_normal"])
-def test_it_gives_as_many_numbers_as_were_asked(source, kind, size):
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("uniform", np.float64), ("standard_normal", np.float64), ("words", np.uint64)]
+)
+def test_it_gives_as_many_numbers_as_were_asked(source, kind, dtype, size):
     numbers = getattr(source, kind)(size)
     assert numbers.shape == (size,)
-    assert numbers.dtype == np.float64
+    assert numbers.dtype == dtype
 
 
 def test_its_numbers_lie_in_the_open_interval(source):
@@ -37,6 +39,7 @@ def test_its_numbers_lie_in_the_open_interval(source):
 
 def test_its_calls_do_not_repeat(source):
     assert not set(source.uniform(1_000)) & set(source.uniform(1_000))
+    assert not set(source.words(1_000)) & set(source.words(1_000))
 
 
 @pytest.mark.statistical
@@ -66,6 +69,15 @@ def test_each_of_its_leading_bits_is_a_fair_coin(source):
 
 
 @pytest.mark.statistical
+def test_each_bit_of_its_words_is_a_fair_coin_and_unrelated_to_the_next(source):
+    words = source.words(20_000)
+    low, high = stats.binom.interval(1 - FALSE_ALARM / 127, 20_000, 0.5)
+    for coins in (words, words ^ (words >> np.uint64(1))):
+        for bit in range(64 if coins is words else 63):
+            assert low <= int(((coins >> np.uint64(bit)) & np.uint64(1)).sum()) <= high
+
+
+@pytest.mark.statistical
 def test_it_drives_noise_and_batches(source):
     low, high = stats.chi2.ppf([FALSE_ALARM / 2, 1 - FALSE_ALARM / 2], df=5_000)
     assert low < np.sum(source.standard_normal(5_000) ** 2) < high
@@ -79,6 +91,14 @@ def test_a_seed_repeats_the_sequence_and_another_seed_does_not():
     assert [list(x) for x in first] == [list(x) for x in (again.uniform(5), again.standard_normal(5), again.uniform(5))]
     assert not set(first[0]) & set(other.uniform(5))
     assert not set(first[1]) & set(other.standard_normal(5))
+
+
+def test_a_seed_repeats_its_words_and_they_leave_the_normal_numbers_as_they_were():
+    one, again, other = SeededSource(3), SeededSource(3), SeededSource(4)
+    first = one.words(5)
+    assert first.tolist() == again.words(5).tolist()
+    assert not set(first) & set(other.words(5))
+    assert one.standard_normal(5).tolist() == SeededSource(3).standard_normal(5).tolist()
 
 
 def test_the_system_source_takes_no_seed():

@@ -10,7 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from flower_edge import records
 from flower_edge.records import anchor_from_record, arrays_to_record, to_record, wire_from_record, with_anchor
 from pp_model.errors import ProtocolError
-from pp_model.protocol import Anchor, Release, Wire, reply_from_wire
+from pp_model.protocol import Anchor, MaskedRelease, Release, SumAnswer, Wire, reply_from_wire
 from tests.support.fake_merchants import random_arrays
 
 
@@ -128,6 +128,69 @@ def test_more_bytes_or_arrays_than_allowed_are_refused(monkeypatch):
     monkeypatch.setattr(records, "MAX_ARRAY_BYTES", 100)
     with pytest.raises(ProtocolError, match="bytes; allowed: 100"):
         wire_from_record(record)
+
+
+# Letters of a secure sum.
+
+
+def letter_record(
+    letter: bytes, *, stype: str = "letter", dtype: str = "uint8", more: Array | None = None
+) -> RecordDict:
+    arrays = ArrayRecord({"letter": Array(dtype, (len(letter),), stype, letter)})
+    if more is not None:
+        arrays["safetensors"] = more
+    return RecordDict({"arrays": arrays, "scalars": ConfigRecord({"version": 2, "kind": "sum_answer"})})
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(SumAnswer(letter=bytes(range(256))), id="answer"),
+        pytest.param(MaskedRelease(task="t", values=np.array([0, 2**64 - 1, 5], np.uint64)), id="masked"),
+    ],
+)
+def test_a_letter_crosses_the_edge_as_the_bytes_it_is(message):
+    wire = wire_from_record(to_record(message.to_wire()))
+    assert wire == message.to_wire()
+    assert type(wire.letter) is bytes
+    assert reply_from_wire(wire).to_wire() == message.to_wire()
+
+
+def test_a_message_without_a_letter_has_no_record_of_one():
+    assert list(to_record(Wire(arrays=random_arrays(1), scalars={}))["arrays"]) == ["safetensors"]
+    assert list(to_record(Wire(arrays={}, scalars={}))["arrays"]) == []
+
+
+def test_a_letter_beside_arrays_is_carried_and_no_kind_of_message_takes_both():
+    """The edge carries what it is given; what belongs together is the protocol's to say."""
+    wire = Wire(arrays=random_arrays(1), scalars={"version": 2, "kind": "sum_answer"}, letter=b"x")
+    carried = wire_from_record(to_record(wire))
+    assert (carried.letter, sorted(carried.arrays)) == (b"x", sorted(wire.arrays))
+    for kind in ("sum_answer", "masked", "release", "refusal"):
+        with pytest.raises(ProtocolError):
+            reply_from_wire(Wire(arrays=carried.arrays, scalars={"version": 2, "kind": kind}, letter=carried.letter))
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        pytest.param(letter_record(b"x", stype="safetensors"), id="another-serialisation"),
+        pytest.param(letter_record(b"x", stype="numpy.ndarray"), id="numpy"),
+        pytest.param(letter_record(b""), id="empty"),
+        pytest.param(letter_record(b"x", more=Array("uint8", (1,), "letter", b"y")), id="two-letters"),
+        pytest.param(letter_record(b"x", more=Array("uint8", (1,), "safetensors", b"y")), id="and-a-bad-blob"),
+    ],
+)
+def test_a_letter_of_another_form_is_refused(record):
+    with pytest.raises(ProtocolError):
+        wire_from_record(record)
+
+
+def test_a_letter_longer_than_allowed_is_refused(monkeypatch):
+    monkeypatch.setattr(records, "MAX_ARRAY_BYTES", 100)
+    assert wire_from_record(letter_record(bytes(100))).letter == bytes(100)
+    with pytest.raises(ProtocolError, match="a letter of 101 bytes; allowed: 1 to 100"):
+        wire_from_record(letter_record(bytes(101)))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ own, sharing nothing with `dp-accounting`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 import tomllib
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from pp_model.accounting import PrivacyEvent, epsilon_spent, noise_multiplier_for, rdp_epsilon
 from pp_model.errors import AccountingError
@@ -254,7 +256,7 @@ def test_a_library_that_fails_costs_infinitely_much(monkeypatch):
 def test_a_price_that_the_cross_check_contradicts_is_not_charged(monkeypatch, answer):
     from pp_model import accounting
 
-    monkeypatch.setattr(accounting, "rdp_epsilon", lambda *_, **__: answer)
+    monkeypatch.setattr(accounting, "_rdp_epsilon", lambda *_, **__: answer)
     accounting._epsilon.cache_clear()
     assert price(0.321, 4.0, 3) == math.inf
     accounting._epsilon.cache_clear()
@@ -324,3 +326,54 @@ def test_calibration_takes_seconds_not_minutes():
 def test_what_takes_no_step_has_no_noise_to_be_found(num_steps):
     with pytest.raises(AccountingError, match="1 or more"):
         noise_multiplier_for(epsilon=1.0, delta=1e-5, sample_rate=0.5, num_steps=num_steps)
+
+
+# --- noise that merchants share
+
+
+RUN = event(0.5, 4.0, 120)
+
+
+def shared(own: PrivacyEvent) -> PrivacyEvent:
+    return dataclasses.replace(own, shared=True)
+
+
+def test_for_a_customer_of_one_merchant_shared_noise_costs_what_its_own_would():
+    assert epsilon_spent([shared(RUN)], delta=DELTA) == epsilon_spent([RUN], delta=DELTA)
+
+
+@pytest.mark.parametrize("merchants", [2, 3, 10])
+def test_without_sampling_a_customer_of_k_merchants_moves_the_one_sum_k_clip_norms_far(merchants):
+    whole = event(1.0, 30.0, 20)
+    farther = dataclasses.replace(whole, noise_multiplier=30.0 / merchants)
+    found = epsilon_spent([shared(whole)], delta=DELTA, merchants=merchants)
+    assert found == pytest.approx(epsilon_spent([farther], delta=DELTA), rel=2e-3)
+
+
+@pytest.mark.parametrize("merchants", [2, 3, 5])
+@pytest.mark.parametrize("epsilon", [0.5, 1.5, 4.0])
+def test_one_sampled_step_of_a_shared_sum_is_the_mixture_that_integration_gives(merchants, epsilon):
+    """Delta at an epsilon by adding up the densities: k coins decide how many clip norms the sum moves."""
+    q, sigma = 0.3, 2.0
+    x = np.linspace(-60, 60 + merchants, 2_000_001)
+    without = stats.norm.pdf(x, 0, sigma)
+    coins = stats.binom.pmf(np.arange(merchants + 1), merchants, q)
+    with_ = sum(chance * stats.norm.pdf(x, moved, sigma) for moved, chance in enumerate(coins))
+    width = x[1] - x[0]
+    both = (with_, without), (without, with_)
+    delta = max(np.maximum(one - math.exp(epsilon) * other, 0).sum() * width for one, other in both)
+    if delta < 1e-12:
+        pytest.skip("nothing is that far out")
+    found = epsilon_spent([shared(event(q, sigma, 1))], delta=float(delta), merchants=merchants)
+    assert epsilon * (1 - 1e-6) <= found <= epsilon * 1.02 + 1e-3
+
+
+@pytest.mark.parametrize("merchants", [2, 3, 5])
+def test_shared_noise_costs_a_person_of_several_merchants_more_than_noise_of_each_ones_own(merchants):
+    own = epsilon_spent([RUN], delta=DELTA, merchants=merchants)
+    one_sum = epsilon_spent([shared(RUN)], delta=DELTA, merchants=merchants)
+    assert own * 1.05 < one_sum <= rdp_epsilon([shared(RUN)], delta=DELTA, merchants=merchants)
+
+
+def test_own_noise_of_k_merchants_is_k_times_the_steps():
+    assert epsilon_spent([RUN], delta=DELTA, merchants=3) == epsilon_spent([RUN.times(3)], delta=DELTA)

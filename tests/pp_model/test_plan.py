@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from pp_model.accounting import PrivacyEvent, epsilon_spent
 from pp_model.errors import ConfigError
-from pp_model.plan import PLAN_VERSION, TrainingPlan
+from pp_model.plan import MOST_IN_A_SUM, MOST_NOISE_IN_A_SUM, PLAN_VERSION, TrainingPlan
 from tests.support.plans import tiny_dp, tiny_plan, tiny_server
+from tests.support.sum_town import sum_plan
 
 rates = st.floats(1e-6, 1.0)
 positive = st.floats(1e-6, 10.0)
@@ -83,7 +84,7 @@ def test_different_plans_have_different_fingerprints(first, second):
     assert (first == second) == (first.fingerprint == second.fingerprint)
 
 
-# Another allowed value of every leaf of the plan; `version` and `trust` allow only one.
+# Another allowed value of every leaf of the plan; `version` allows only one, `trust` and `secure_sum` go together.
 OTHER: dict[tuple[str, ...], Any] = {
     ("plan_id",): "other",
     ("algorithm",): "fedavg",
@@ -118,7 +119,7 @@ OTHER: dict[tuple[str, ...], Any] = {
 
 
 def test_the_list_of_changes_covers_every_field_of_the_plan():
-    assert set(leaves(table())) - set(OTHER) == {("version",), ("trust",)}
+    assert set(leaves(table())) - set(OTHER) == {("version",), ("trust",), ("secure_sum",)}
 
 
 @pytest.mark.parametrize("path", OTHER, ids=".".join)
@@ -127,6 +128,33 @@ def test_every_field_is_in_the_fingerprint(path):
     before = TrainingPlan.from_json(json.dumps(base))
     after = TrainingPlan.from_json(json.dumps(changed(base, path, OTHER[path])))
     assert after.fingerprint != before.fingerprint
+
+
+def sum_table(**changes: Any) -> dict[str, Any]:
+    """Five merchants of which four must be left and one may be dishonest, with `changes` to the secure sum."""
+    whole = dict(json.loads(sum_plan(merchants=5, threshold=4).to_json()))
+    return {**whole, "secure_sum": {**whole["secure_sum"], **changes}}
+
+
+def peer(name: str, key: str) -> dict[str, str]:
+    return {"name": name, "key": key}
+
+
+def test_everything_about_a_secure_sum_is_in_the_fingerprint():
+    roster = sum_table()["secure_sum"]["roster"]
+    others = {
+        "roster": [
+            roster[::-1],
+            [peer("another", roster[0]["key"]), *roster[1:]],
+            [peer(roster[0]["name"], "SHA256:another"), *roster[1:]],
+        ],
+        "dishonest": [0, 2],
+        "rounds_per_block": [7],
+    }
+    assert set(others) == set(sum_table()["secure_sum"])
+    plans = [sum_table(), *(sum_table(**{key: value}) for key, values in others.items() for value in values)]
+    fingerprints = [TrainingPlan.from_json(json.dumps(plan)).fingerprint for plan in plans]
+    assert len(set(fingerprints)) == len(plans) == 7
 
 
 def test_an_integer_where_a_float_is_meant_does_not_change_the_fingerprint():
@@ -144,7 +172,7 @@ def test_no_method_of_a_plan_takes_data():
     """A plan is made of what is written in it: no constructor, property or method takes orders or customers."""
     public = {name for name in vars(TrainingPlan) if not name.startswith("_")}
     functions = public - {field.name for field in dataclasses.fields(TrainingPlan)}
-    assert functions == {"events", "fingerprint", "to_json", "from_json"}
+    assert functions == {"event", "events", "fingerprint", "to_json", "from_json"}
     assert isinstance(vars(TrainingPlan)["from_json"], staticmethod)
 
 
@@ -179,7 +207,8 @@ REFUSED: list[tuple[str, Any]] = [
     *[("server.round_timeout_seconds", value) for value in (0.0, -1.0, 86_401.0, NAN, INF)],
     *[("plan_id", value) for value in ("", "x" * 81)],
     *[("version", value) for value in (0, PLAN_VERSION + 1)],
-    ("trust", "secure_sum"),
+    *[("trust", value) for value in ("secure_sum", "blind", None)],
+    ("secure_sum", {"roster": [{"name": "a", "key": "1"}, {"name": "b", "key": "2"}], "dishonest": 0}),
     ("algorithm", "scaffold"),
     *[("rounds", value) for value in (0, -1, 100_001)],
     *[("delta", value) for value in (0.0, -1e-5, 1.0, NAN, INF)],
@@ -207,6 +236,8 @@ def test_a_value_out_of_range_is_refused_and_its_key_named(key, value):
 @pytest.mark.parametrize("path", leaves(table()), ids=".".join)
 @pytest.mark.parametrize("value", [None, True, {}, {"a": 1}], ids=repr)
 def test_a_value_of_another_type_is_refused(path, value):
+    if (path, value) == (("secure_sum",), None):
+        value = "none"  # nothing is what stands there
     with pytest.raises(ConfigError):
         TrainingPlan.from_json(json.dumps(changed(table(), path, value)))
 
@@ -232,6 +263,98 @@ def test_fedsgd_takes_one_step_a_round_of_length_one():
         tiny_plan(dp=tiny_dp(num_steps=2))
     with pytest.raises(ConfigError, match="fedavg"):
         tiny_plan(local_learning_rate=0.5)
+
+
+# --- secure sums (D48)
+
+
+def read_sum(text: dict[str, Any]) -> TrainingPlan:
+    return TrainingPlan.from_json(json.dumps(text))
+
+
+def peers(count: int) -> list[dict[str, str]]:
+    return [peer(f"shop {number}", f"SHA256:{number}") for number in range(count)]
+
+
+REFUSED_SUMS = [
+    pytest.param({"roster": peers(1)}, "secure_sum.roster", id="one-merchant"),
+    pytest.param({"roster": peers(MOST_IN_A_SUM + 1)}, "secure_sum.roster", id="too-many"),
+    pytest.param({"roster": [*peers(4), peer("shop 3", "SHA256:x")]}, "a name twice", id="a-name-twice"),
+    pytest.param({"roster": [*peers(4), peer("shop x", "SHA256:3")]}, "a key twice", id="a-key-twice"),
+    pytest.param({"roster": [*peers(4), peer("", "SHA256:x")]}, "secure_sum.roster.name", id="no-name"),
+    pytest.param({"roster": [*peers(4), peer("x" * 81, "SHA256:x")]}, "secure_sum.roster.name", id="a-long-name"),
+    pytest.param({"roster": [*peers(4), peer("x", "")]}, "secure_sum.roster.key", id="no-key"),
+    pytest.param({"roster": [*peers(4), peer("x", "y" * 81)]}, "secure_sum.roster.key", id="a-long-key"),
+    pytest.param({"roster": [*peers(4), {"name": "x"}]}, "missing key plan.secure_sum.roster", id="a-key-missing"),
+    pytest.param({"roster": "shop"}, "secure_sum.roster", id="text"),
+    pytest.param({"dishonest": -1}, "secure_sum.dishonest", id="fewer-than-none"),
+    pytest.param({"dishonest": 4}, "secure_sum.dishonest", id="all-the-others"),
+    pytest.param({"dishonest": 3}, "server.min_completions", id="three-of-five-and-four-left"),
+    pytest.param({"dishonest": True}, "secure_sum.dishonest", id="a-truth-value"),
+    pytest.param({"rounds_per_block": 0}, "secure_sum.rounds_per_block", id="no-rounds"),
+    pytest.param({"rounds_per_block": 257}, "secure_sum.rounds_per_block", id="too-many-rounds"),
+    pytest.param({"seed": 1}, "unknown key plan.secure_sum.seed", id="a-seed"),
+]
+
+
+@pytest.mark.parametrize(("changes", "named"), REFUSED_SUMS)
+def test_a_secure_sum_out_of_range_is_refused_and_its_key_named(changes, named):
+    with pytest.raises(ConfigError) as caught:
+        read_sum(sum_table(**changes))
+    assert named in str(caught.value)
+
+
+def allowed(merchants: int, dishonest: int, threshold: int) -> bool:
+    """Whether there is such a plan."""
+    whole = sum_table(roster=peers(merchants), dishonest=dishonest)
+    try:
+        read_sum({**whole, "server": {**whole["server"], "min_completions": threshold}})
+    except ConfigError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("n", range(2, 10))
+def test_a_threshold_is_allowed_exactly_where_no_two_lists_of_survivors_can_both_be_complete(n):
+    """Two lists of T share 2T - n merchants: more than m of them means that an honest one would have to answer both."""
+    for m in range(n + 1):
+        for threshold in range(1, n + 2):
+            safe = 2 * threshold > n + m and m + 2 <= threshold <= n
+            assert allowed(n, m, threshold) == safe, (m, threshold)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"algorithm": "fedavg"}, "fedsgd"),
+        ({"server": tiny_server(min_completions=4, aggregation="median")}, "server.aggregation"),
+        ({"server": tiny_server(min_completions=4, aggregation="trimmed_mean")}, "server.aggregation"),
+        ({"dp": tiny_dp(noise_multiplier=math.nextafter(MOST_NOISE_IN_A_SUM, 1e9))}, "dp.noise_multiplier"),
+        ({"dp": tiny_dp(noise_multiplier=0.009)}, "dp.noise_multiplier"),
+        ({"dp": tiny_dp(noise_multiplier=1e-12)}, "dp.noise_multiplier"),
+        ({"trust": "local"}, "secure_sum"),
+        ({"secure_sum": None}, "secure_sum"),
+    ],
+    ids=["several-steps", "median", "trimmed-mean", "much-noise", "little-noise", "a-trace", "local", "no-roster"],
+)
+def test_a_secure_sum_is_of_one_step_and_adds_up_everything(changes, named):
+    base = sum_plan(merchants=5, threshold=4)
+    with pytest.raises(ConfigError, match=named):
+        dataclasses.replace(base, **changes)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01, 1.0, 200.0])
+def test_a_secure_sum_takes_noise_that_fits_whole_numbers_or_none(noise):
+    base = sum_plan(merchants=5, threshold=4)
+    plan = dataclasses.replace(base, dp=tiny_dp(noise_multiplier=noise))
+    assert plan.event.noise_multiplier == noise
+
+
+def test_a_task_of_a_secure_sum_is_charged_as_noise_that_is_shared():
+    plan = sum_plan(merchants=5, threshold=4)
+    assert plan.event == dataclasses.replace(plan.dp.event, shared=True)
+    assert plan.events == (plan.event.times(plan.rounds),)
+    assert tiny_plan().event == tiny_plan().dp.event
 
 
 # --- delta (D40)

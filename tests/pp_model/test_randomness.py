@@ -13,7 +13,13 @@ from scipy.special import ndtri
 
 from pp_model import randomness
 from pp_model.errors import ConfigError
-from pp_model.randomness import SystemSource, normal_from_uniform, poisson_batch, uniform_from_bytes
+from pp_model.randomness import (
+    SystemSource,
+    normal_from_uniform,
+    poisson_batch,
+    uniform_from_bytes,
+    words_from_bytes,
+)
 
 
 class FixedSource(SystemSource):
@@ -33,6 +39,10 @@ def test_the_largest_and_the_smallest_word_stay_inside_the_open_interval():
     assert np.isfinite(ndtri([low, high])).all()
 
 
+def test_a_word_has_its_lowest_byte_first():
+    assert words_from_bytes(b"\x01" + bytes(14) + b"\x80").tolist() == [1, 2**63]
+
+
 def test_low_and_high_cells_mirror_each_other():
     words = np.array([0, 1 << 12, 12345 << 12, 1 << 63], dtype="<u8")
     np.testing.assert_array_equal(uniform_from_bytes(words.tobytes()), 1 - uniform_from_bytes((~words).tobytes()))
@@ -50,6 +60,8 @@ def test_every_call_takes_a_fresh_key_of_32_bytes(monkeypatch):
     first, second = source.uniform(8), source.uniform(8)
     assert sizes == [32, 32]
     assert not np.array_equal(first, second)
+    assert not np.array_equal(source.words(8), source.words(8))
+    assert sizes == [32] * 4
 
 
 def test_the_system_source_has_nothing_to_save():
@@ -62,6 +74,7 @@ def test_two_sources_and_two_calls_share_no_number():
     one, two = SystemSource(), SystemSource()
     numbers = np.concatenate([one.uniform(200), one.uniform(200), two.uniform(200)])
     assert len(set(numbers)) == 600  # a chance meeting: 600**2 / 2 / 2**52 = 4e-11
+    assert len(set(np.concatenate([one.words(200), one.words(200), two.words(200)]))) == 600
 
 
 def test_numpy_and_torch_seeds_do_not_repeat_the_noise():

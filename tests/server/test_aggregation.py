@@ -1,5 +1,6 @@
 import tracemalloc
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_the_mean_never_holds_more_than_two_updates():
     assert most_alive("mean", updates=20) <= 2  # the one being made, and the one just added
 
 
-@pytest.mark.parametrize("method", ["median", "trimmed_mean"])
+@pytest.mark.parametrize("method", ["median", "trimmed_mean", "norm_filter"])
 def test_the_count_of_updates_held_sees_those_that_need_them_all(method):
     assert most_alive(method, updates=20) == 20
 
@@ -116,11 +117,45 @@ def test_the_trimmed_mean_is_that_of_the_slow_twin(cohort, data):
     assert np.allclose(ours, slow, rtol=1e-6, atol=1e-6 * float(np.abs(cohort).max()) + 2.0**-149)
 
 
-@pytest.mark.parametrize("method", ["median", "trimmed_mean"])
-def test_one_merchants_huge_value_moves_the_robust_aggregates_not_at_all(method):
+@pytest.mark.parametrize("of_all", [median, partial(trimmed_mean, trim=1)], ids=["median", "trimmed_mean"])
+def test_one_merchants_huge_value_moves_the_robust_means_not_at_all(of_all):
     honest = [random_arrays(seed) for seed in range(4)]
-    small, huge = aggregate([*honest, filled(10.0)], method=method), aggregate([*honest, filled(1e30)], method=method)
+    small, huge = of_all([*honest, filled(10.0)]), of_all([*honest, filled(1e30)])
     assert all(np.array_equal(small[name], huge[name]) for name in TRAINABLE)
+
+
+ROBUST = ["norm_filter", "trimmed_mean", "median"]
+
+
+def named_by(updates, *, method) -> tuple[int, ...]:
+    one = aggregator(method)
+    for update in updates:
+        one.add(update)
+    return tuple(one.left_out())
+
+
+@pytest.mark.parametrize("method", ROBUST)
+def test_who_is_far_longer_than_the_others_is_named_and_is_as_if_it_had_not_come(method):
+    honest = [random_arrays(seed) for seed in range(6)]
+    with_two = [filled(1e30), *honest[:3], filled(-1e5), *honest[3:]]
+    assert named_by(with_two, method=method) == (0, 4)
+    ours, without = aggregate(with_two, method=method), aggregate(honest, method=method)
+    assert all(np.array_equal(ours[name], without[name]) for name in TRAINABLE)
+
+
+@pytest.mark.parametrize("method", ["mean", *ROBUST])
+def test_honest_updates_are_all_used(method):
+    assert named_by([random_arrays(seed) for seed in range(20)], method=method) == ()
+
+
+def test_the_mean_names_nobody():
+    assert named_by([*[random_arrays(seed) for seed in range(6)], filled(1e30)], method="mean") == ()
+
+
+def test_without_anybody_far_the_norm_filter_is_the_mean():
+    honest = [random_arrays(seed) for seed in range(7)]
+    filtered, mean = aggregate(honest, method="norm_filter"), aggregate(honest, method="mean")
+    assert all(np.array_equal(filtered[name], mean[name]) for name in TRAINABLE)
 
 
 def test_one_merchants_huge_value_does_move_the_mean():
@@ -140,7 +175,7 @@ def test_a_fifth_of_the_merchants_is_trimmed_at_each_end(merchants, trimmed):
     assert ours == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("method", ["mean", "median", "trimmed_mean"])
+@pytest.mark.parametrize("method", ["mean", "median", "trimmed_mean", "norm_filter"])
 def test_the_aggregate_of_nobody_is_empty(method):
     assert aggregate([], method=method) == {}
 

@@ -31,6 +31,7 @@ def settings(directory: Path, *, rounds=5, server=ADAM, **changes) -> ServerSett
         "trainable": TRAINABLE,
         "directory": directory,
         "registry": directory / "registry.sqlite",
+        "public_check": False,  # these arrays are no model
     }
     return ServerSettings(**{**fields, **changes})
 

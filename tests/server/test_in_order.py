@@ -25,6 +25,7 @@ def passed_on(order, arrivals, *, held_bytes=2**20) -> tuple[list[int], list[lis
         queue.came(node, update_of(node) if has_update else None)
         after.append(list(passed))
     queue.end()
+    assert queue.passed == passed
     return passed, after
 
 

@@ -14,7 +14,7 @@ NODE = 2**64 - 3  # node ids use all of 64 bits
 
 
 def outcome(**changes) -> RoundOutcome:
-    fields = {"round": 1, "cohort": 4, "completions": 1, "update": {}, "norm": 0.5, "void": False}
+    fields = {"round": 1, "cohort": 4, "completed": (9,), "update": {}, "norm": 0.5, "void": False}
     return RoundOutcome(**{**fields, **changes})
 
 
@@ -108,7 +108,7 @@ def test_the_largest_cohort_is_over_all_runs_of_the_plan_and_no_other(tmp_path):
         assert registry.largest_cohort(PLAN) == 0
         for plan, completions in ((PLAN, 3), (PLAN, 5), (tiny_plan(rounds=9), 8)):
             registry.record_round(
-                registry.start_run(plan, first_round=1), outcome(completions=completions), seconds=1.0
+                registry.start_run(plan, first_round=1), outcome(completed=tuple(range(completions))), seconds=1.0
             )
         assert registry.largest_cohort(PLAN) == 5
 
@@ -126,7 +126,7 @@ def test_an_offender_is_kept_by_name_and_those_who_released_too(tmp_path):
     with Registry(tmp_path / "registry.sqlite") as registry:
         run = registry.start_run(PLAN, first_round=1)
         names = {NODE: "florist", 5: "bakery", 4: "café [x]"}
-        registry.record_round(run, outcome(rejections=rejections), seconds=1.0, completed=[5, 4], names=names)
+        registry.record_round(run, outcome(rejections=rejections, completed=(5, 4)), seconds=1.0, names=names)
         (record,) = registry.rounds(run)
     assert record.offenders == {"florist": "not_finite", "9": "no_reply"}
     assert record.merchants == ("bakery", "café [x]")

@@ -70,6 +70,25 @@ def test_a_refusal_is_recorded_by_its_code_and_is_no_offence(code):
     assert (outcome.refusals, outcome.rejections, outcome.completions) == ({7: code}, {}, 1)
 
 
+@pytest.mark.parametrize("aggregation", ["norm_filter", "trimmed_mean", "median"])
+@pytest.mark.parametrize("arrivals", [[*range(9)], [*range(9)][::-1]], ids=["in-order", "backwards"])
+def test_who_is_far_longer_than_the_others_is_named_and_counts_as_no_completion(aggregation, arrivals):
+    long, refuser, broken = 5, 2, 7
+    updates = {node: filled(1.0 + node / 100) for node in range(9)} | {long: filled(200.0)}
+    answers = {node: released(update) for node, update in updates.items()}
+    answers |= {refuser: refused(RefusalCode.BUDGET), broken: Wire(arrays={}, scalars={})}
+    outcome = collected([(node, answers[node]) for node in arrivals], cohort=range(9), aggregation=aggregation)
+    assert list(outcome.rejections.items()) == [(long, RejectionCode.OUTLIER), (broken, RejectionCode.MALFORMED)]
+    assert (outcome.cohort, outcome.completions) == (9, 6)
+    assert 1.0 <= outcome.update["head.bias"].min() <= outcome.update["head.bias"].max() <= 1.1
+
+
+def test_a_round_is_void_where_too_few_are_left_after_those_that_were_left_out():
+    answers = {node: released(filled(1.0)) for node in range(5)} | {5: released(filled(200.0))}
+    assert not played(answers, min_completions=5, aggregation="norm_filter").void
+    assert played(answers, min_completions=6, aggregation="norm_filter").void
+
+
 def test_the_norm_of_the_outcome_is_that_of_the_mean():
     outcome = played({1: released(filled(1.0)), 2: released(filled(-3.0))})
     assert outcome.norm == pytest.approx(3.0)  # nine values of -1

@@ -230,6 +230,7 @@ def test_a_plan_is_never_written_over(tmp_path, capsys):
         ("may", ["--delta", "0.5"]),
         ("may", ["--min-merchants", "0"]),
         ("may", ["--round-timeout", "nan"]),
+        ("may", ["--trust", "secure_sum"]),
     ],
 )
 def test_values_that_make_no_plan_are_refused_and_leave_nothing(tmp_path, capsys, name, flags):

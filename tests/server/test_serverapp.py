@@ -95,7 +95,7 @@ def test_a_plan_ends_with_a_model_that_everybody_can_check(tmp_path, capsys):
     assert hashlib.sha256((tmp_path / "out" / "model_card.md").read_bytes()).hexdigest() == signed.card_sha256
     links = json.loads((tmp_path / "out" / "chain.json").read_text())
     verify_chain(links, head=signed.chain_head, plan_fingerprint=plan.fingerprint, model_sha256=signed.sha256)
-    last = sorted((folder.path / "checkpoints").iterdir())[-1]
+    last = sorted((folder.path / "checkpoints").glob("round-*"))[-1]
     assert links[-2]["content"]["checkpoint"] == hashlib.sha256(last.read_bytes()).hexdigest()
     assert links[1]["content"]["sha256"] == hashlib.sha256((home.plans / "may.offer.json").read_bytes()).hexdigest()
 

@@ -325,6 +325,9 @@ def test_a_run_interrupted_inside_any_merchants_step_is_completed_with_one_charg
         def standard_normal(self, size):
             return SystemSource().standard_normal(size)
 
+        def words(self, size):
+            return SystemSource().words(size)
+
     with pytest.raises(MachineDownError):
         federated(tmp_path, scenario, secret_for=lambda _: DyingSource())
     run = federated(tmp_path, scenario)

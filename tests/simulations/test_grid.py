@@ -162,7 +162,7 @@ from pp_model.serialization import fingerprint
 folder = Path(tempfile.mkdtemp(dir=sys.argv[1]))
 settings = ServerSettings(
     plan=tiny_plan(rounds=1, init_fingerprint=fingerprint(filled(0.0))), initial=filled(0.0), trainable=TRAINABLE,
-    directory=folder, registry=folder / "registry.sqlite",
+    directory=folder, registry=folder / "registry.sqlite", public_check=False,
 )
 def answer(task, node):
     return Release(task=task.fingerprint, update=filled(1.0)).to_wire()

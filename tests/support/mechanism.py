@@ -45,6 +45,10 @@ class RecordingSource:
         self.asked.append(size)
         return SystemSource().standard_normal(size)
 
+    def words(self, size: int) -> NDArray[np.uint64]:
+        self.asked.append(size)
+        return SystemSource().words(size)
+
 
 def ready(spec: ModelSpec, examples: Examples) -> tuple[nn.Module, CustomerRows]:
     """The module that is trained, and the rows that it is trained on."""
