@@ -7,7 +7,8 @@ import math
 from pathlib import Path
 
 from pp_model.accounting import epsilon_spent
-from pp_model.plan import TrainingPlan
+from pp_model.integer_sum import secure_epsilons
+from pp_model.plan import SecureSumPlan, TrainingPlan
 from pp_model.serialization import Arrays, fingerprint, to_safetensors
 from server.checkpoints import write_atomically
 from server.registry import Registry
@@ -61,6 +62,12 @@ The Poisson-sampled Gaussian mechanism at every merchant: sample rate {sample_ra
 {noise_multiplier:g}, {total_steps} steps in all; priced by privacy loss distributions, an upper bound. It covers all
 that merchants released for this plan, every round's model included. It does not cover other plans on the same orders,
 or scores that a merchant chooses to share."""
+
+_SHARED = """
+
+The noise is that of a secure sum over up to {merchants} merchants. The figures assume that of those left in each round
+at least {honest} were honest ({survivors} were left at the least, {dishonest} may have helped the platform). Had all
+but one merchant helped it, epsilon for that merchant's customers would be {own} at delta {delta:.3g}."""
 
 _NO_PRIVACY = """\
 **NO PRIVACY.** The plan has no finite epsilon: the model may give away single customers of the merchants that trained
@@ -135,13 +142,25 @@ def _privacy(plan: TrainingPlan) -> str:
     one, two = plan_epsilon(plan, merchants=1), plan_epsilon(plan, merchants=2)
     if not one < math.inf:
         return _NO_PRIVACY
-    return _GUARANTEE.format(
+    guarantee = _GUARANTEE.format(
         one=_upper(one),
         two=_upper(two),
         delta=plan.delta,
         sample_rate=plan.dp.sample_rate,
         noise_multiplier=plan.dp.noise_multiplier,
         total_steps=plan.rounds * plan.dp.num_steps,
+    )
+    return guarantee + (_shared(plan, plan.secure_sum) if plan.secure_sum else "")
+
+
+def _shared(plan: TrainingPlan, sums: SecureSumPlan) -> str:
+    return _SHARED.format(
+        merchants=len(sums.roster),
+        survivors=plan.server.min_completions,
+        dishonest=sums.dishonest,
+        honest=plan.server.min_completions - sums.dishonest,
+        own=_upper(secure_epsilons(plan)["all_others"]),
+        delta=plan.delta,
     )
 
 

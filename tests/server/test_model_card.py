@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from pp_model.accounting import epsilon_spent
+from pp_model.integer_sum import secure_epsilons
 from pp_model.plan import TrainingPlan
 from pp_model.serialization import fingerprint, from_safetensors
 from server.model_card import model_card, publish_model
 from server.registry import Registry
 from tests.support.fake_merchants import random_arrays
 from tests.support.plans import tiny_dp, tiny_plan
+from tests.support.sum_town import sum_plan
 
 PLAN = tiny_plan()
 ARRAYS = random_arrays(1)
@@ -75,3 +77,13 @@ def test_a_published_model_is_a_file_a_card_and_a_line_in_the_registry(tmp_path)
     assert all(np.array_equal(arrays[name], ARRAYS[name]) for name in ARRAYS)
     assert TrainingPlan.from_json(metadata["plan"]) == PLAN
     assert (tmp_path / "out" / "model_card.md").read_text() == card()
+
+
+def test_the_card_of_a_secure_sum_says_whose_honesty_its_figures_rest_on_and_what_they_would_be_without():
+    plan = sum_plan(merchants=5, threshold=4, dishonest=1)
+    text = card(plan)
+    own = math.ceil(100 * secure_epsilons(plan)["all_others"]) / 100
+    assert "up to 5 merchants" in text
+    assert "at least 3 were honest" in text
+    assert f"would be {own:.2f} at delta {plan.delta:.3g}" in text
+    assert "honest" not in card()
