@@ -13,7 +13,7 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ DATA: dict[str, dict[str, Any]] = {
 EARLIER = {"uk": "2011-06-12", "grocery": "2008-05-12"}  # where the recipe was chosen
 FEW = 2  # seeds for the baselines and the other encoders
 EPSILONS = (3.0, 1.0, float("inf"))
+TRUSTS = ["local", "secure_sum"]
 BASELINES = ["local_only", "central_non_private", "fedavg_non_private", "synthetic_only"]
 
 
@@ -53,11 +54,17 @@ class Silent:
         return lambda _: None
 
 
-def runs(seeds: int, delta: float, *, earlier: bool, brief: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+def runs(
+    seeds: int, delta: float, *, earlier: bool, brief: bool, trusts: Sequence[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """(row name, scenario table) of everything that is measured; rows of one name are averaged.
 
     `brief` leaves out the runs without privacy, the baselines and the other encoders.
     """
+    if "secure_sum" in trusts:
+        yield from secure_runs(seeds, delta, earlier=earlier)
+    if "local" not in trusts:
+        return
     for data, table in DATA.items():
         base = {**table, "delta": delta, **({"cutoff": EARLIER[data]} if earlier else {})}
         for epsilon in EPSILONS[:2] if brief else EPSILONS:
@@ -70,10 +77,22 @@ def runs(seeds: int, delta: float, *, earlier: bool, brief: bool) -> Iterator[tu
                 yield f"{data}, {encoder}, epsilon inf", row
 
 
-def measure(seeds: int, delta: float, *, earlier: bool, brief: bool) -> dict[str, list[dict[str, Any]]]:
+def secure_runs(seeds: int, delta: float, *, earlier: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The same for private runs of the default encoder as secure sums."""
+    for data, table in DATA.items():
+        base = {**table, "delta": delta, **({"cutoff": EARLIER[data]} if earlier else {})}
+        for epsilon in EPSILONS[:2]:
+            for seed in range(seeds):
+                row = {**base, "epsilon": epsilon, "seed": seed, "recipe": {"trust": "secure_sum"}}
+                yield f"{data}, mlp, secure sum, epsilon {epsilon:g}", row
+
+
+def measure(
+    seeds: int, delta: float, *, earlier: bool, brief: bool, trusts: Sequence[str]
+) -> dict[str, list[dict[str, Any]]]:
     """The figures of every run, by row name; a run's baselines are rows of their own."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    for name, table in runs(seeds, delta, earlier=earlier, brief=brief):
+    for name, table in runs(seeds, delta, earlier=earlier, brief=brief, trusts=trusts):
         with tempfile.TemporaryDirectory() as folder:
             result = simulate(resolve({"name": name[:40], **table}), Path(folder), Silent())
         rows.setdefault(name, []).append(result)
@@ -105,13 +124,14 @@ def main() -> int:
     parser.add_argument("--delta", type=float, default=1e-5)
     parser.add_argument("--earlier", action="store_true", help="one horizon earlier: the cutoffs for choosing")
     parser.add_argument("--brief", action="store_true", help="private runs of the default encoder alone")
+    parser.add_argument("--trust", nargs="+", choices=TRUSTS, default=TRUSTS, help="default: both")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/quality.md"))
     args = parser.parse_args()
     if not SHARED.exists():
         print(f"{SHARED} is missing: set PP_SHARED to the folder that holds data/", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    rows = measure(args.seeds, args.delta, earlier=args.earlier, brief=args.brief)
+    rows = measure(args.seeds, args.delta, earlier=args.earlier, brief=args.brief, trusts=args.trust)
     versions = json.dumps(next(iter(rows.values()))[0]["versions"])
     note = f"delta {args.delta:g}; {platform.machine()}, {os.cpu_count()} cores; {versions}"
     text = f"{table_of(rows)}\n\n{note}\n"
