@@ -17,7 +17,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from synthetic.shops import draw_traits, synthetic_shop
 
 from pp_model.features import Examples, FeatureSpec, build_examples
 from pp_model.loss import Prediction
@@ -26,6 +25,7 @@ from pp_model.model import frozen_fingerprint
 from pp_model.model_spec import ModelSpec
 from pp_model.serialization import Arrays
 from pp_model.train import predict, predict_represented, represented
+from synthetic.shops import draw_traits, synthetic_shop
 
 SHOPS, CUSTOMERS_PER_SHOP = 60, 40
 SEED = 20_231  # not that of the starting points: they have seen their made-up customers
