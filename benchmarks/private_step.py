@@ -39,7 +39,7 @@ without norms, clip and noise. Ours takes a large batch of sequences in parts th
 step and the peers take it whole, as is usual, which shows in the peak of memory and in the time at batch 1,024.
 
 Models: MLP 64-128-64-3; Transformer of 32 events, width 64, 2 blocks, 4 heads, feed-forward 128, vocabulary 1000; GRU
-of width 96 over embeddings of 64; the loss is the zero-inflated lognormal.
+of width 96 over embeddings of 64; the loss is that of the zero-inflated lognormal.
 
 Every figure is the median [and quartiles] of ratios of CPU time, one thread: the mean of the plain step just before
 and just after is 1. In the full form ours is the median of three processes, with their widest quartiles. All methods

@@ -33,7 +33,7 @@ class CustomerGradients(Protocol):
         ...
 
     def clipped_sum(self, rows: CustomerRows, batch: NDArray[np.intp], *, max_grad_norm: float) -> NDArray[np.float64]:
-        """Sum over the batch's customers of the gradient of their mean loss, each clipped: [parameters], no noise."""
+        """Sum over the batch's customers of the gradient of their loss, each clipped: [parameters], without noise."""
         ...
 
 

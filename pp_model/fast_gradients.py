@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pp_model.customer_rows import CustomerRows
+from pp_model.customer_rows import CustomerRows, window_weights
 from pp_model.per_sample import PerSampleGradients, trainable
 from pp_model.stacked.batch_sums import StackedBatch, StackedGradients
 
@@ -38,7 +38,7 @@ class FastGradients:
         self._stacked.values[0] = torch.from_numpy(values.astype(np.float32))
 
     def clipped_sum(self, rows: CustomerRows, batch: NDArray[np.intp], *, max_grad_norm: float) -> NDArray[np.float64]:
-        """Sum over the batch's customers of the gradient of their mean loss, each clipped: [parameters].
+        """Sum over the batch's customers of the gradient of their loss, each clipped: [parameters].
 
         Where the device's memory is too small the whole sum is begun again, in micro-batches of half the size.
         """
@@ -119,11 +119,9 @@ def micro_batches(rows: CustomerRows, batch: NDArray[np.intp], *, rows_at_once: 
 def padded(rows: CustomerRows, customers: NDArray[np.intp]) -> StackedBatch:
     """Customers of one merchant, each of them with rows, with as many windows as the one with the most."""
     first, counts = rows.first[customers], rows.first[customers + 1] - rows.first[customers]
-    windows = np.arange(counts.max())
-    real = windows < counts[:, None]
+    windows, weight = np.arange(counts.max()), window_weights(counts)
     device = rows.spend_cents.device
-    index = torch.from_numpy(np.where(real, first[:, None] + windows, first[:, None]).ravel()).to(device)
-    weight = np.where(real, 1.0 / counts[:, None], 0.0).astype(np.float32)
+    index = torch.from_numpy(np.where(weight > 0, first[:, None] + windows, first[:, None]).ravel()).to(device)
     return StackedBatch(
         customers=len(customers),
         inputs=tuple(tensor[index][None] for tensor in rows.inputs),

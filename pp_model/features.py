@@ -21,6 +21,7 @@ from pp_model.feature_history import CATEGORY_TOKENS, Floats, History
 from pp_model.schema import SECONDS_PER_DAY, EventType, OrderLog, day_start
 
 _BOUND = 6.0
+YEAR_DAYS = 364  # whole weeks
 
 # Tokens of the sequence; 0 is padding in every field.
 AMOUNT_TOKENS, GAP_TOKENS, EVENT_TOKENS = 16, 16, len(EventType) + 1
@@ -78,8 +79,15 @@ class Examples:
 
 
 def training_cutoffs(holdout_start: dt.date, *, horizon_days: int, count: int) -> tuple[dt.date, ...]:
-    """`count` cutoffs, one horizon apart, newest first; the newest label window ends where the holdout starts."""
-    return tuple(holdout_start - dt.timedelta(days=horizon_days * (i + 1)) for i in range(count))
+    """The `count` newest cutoffs, one horizon apart, and the one a year before the holdout; newest first.
+
+    The newest label window ends where the holdout starts: what customers do now is learnt from it. The one a year
+    before covers the holdout's own season, 52 weeks back so that weekdays match; it is left out where it is not older
+    than the others.
+    """
+    newest = [holdout_start - dt.timedelta(days=horizon_days * (i + 1)) for i in range(count)]
+    year_before = holdout_start - dt.timedelta(days=YEAR_DAYS)
+    return (*newest, year_before) if year_before < newest[-1] else tuple(newest)
 
 
 def build_examples(log: OrderLog, cutoffs: Sequence[dt.date], spec: FeatureSpec) -> Examples:

@@ -15,7 +15,7 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from pp_model.clipping import clipped_sum
-from pp_model.customer_rows import CustomerRows
+from pp_model.customer_rows import CustomerRows, window_weights
 from pp_model.loss import ziln_loss
 
 GRADIENT_BYTES = 128 * 2**20  # of per-row gradients held at once; larger batches go through in several parts
@@ -42,7 +42,7 @@ class PerSampleGradients:
                 parameter.copy_(piece.view_as(parameter))
 
     def clipped_sum(self, rows: CustomerRows, batch: NDArray[np.intp], *, max_grad_norm: float) -> NDArray[np.float64]:
-        """Sum over the batch's customers of the gradient of their mean loss, each clipped: [parameters]."""
+        """Sum over the batch's customers of the gradient of their loss, each clipped: [parameters]."""
         parameters = sum(p.numel() for p in trainable(self.module))
         total = np.zeros(parameters)
         for part in _parts(rows, batch, row_bytes=4 * max(1, parameters)):
@@ -50,7 +50,7 @@ class PerSampleGradients:
         return total
 
     def gradients(self, rows: CustomerRows, customers: NDArray[np.intp]) -> Tensor:
-        """[customers, parameters]: the gradient of each customer's loss, averaged over the customer's own rows.
+        """[customers, parameters]: the gradient of each customer's loss, a weighted mean over its own rows.
 
         The loss of a row depends on that row alone, so the gradient of a customer is the sum over its rows of the
         per-row gradients that Opacus gives.
@@ -61,7 +61,8 @@ class PerSampleGradients:
         device = parameters[0].device
         gradients = torch.zeros(len(customers), sum(p.numel() for p in parameters), device=device)
         picked = torch.from_numpy(index).to(device)
-        weight = torch.from_numpy(np.repeat(1.0 / np.maximum(counts, 1), counts).astype(np.float32)).to(device)
+        weights = window_weights(counts)
+        weight = torch.from_numpy(weights[weights > 0]).to(device)
         owner = torch.from_numpy(np.repeat(np.arange(len(customers)), counts)).to(device)
         outputs = self.module(*(_watched(tensor[picked]) for tensor in rows.inputs))
         (ziln_loss(outputs, rows.spend_cents[picked]) * weight).sum().backward()

@@ -27,7 +27,7 @@ from simulations.ports import free_port
 
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_SECONDS = 60.0  # two graces of a merchant's daemon, and as much again on a busy machine
-READY_SECONDS = 90.0
+READY_SECONDS = 240.0  # to load PyTorch on a busy machine; most need five
 MODULES = {"pp-server": "server.cli", "pp-client": "client.cli"}
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pp_model.customer_rows import CustomerRows
+from pp_model.customer_rows import CustomerRows, window_weights
 from pp_model.dp_step import CustomerGradients, customer_gradients
 from pp_model.fast_gradients import SEQUENCE_ROWS_AT_ONCE, even_part, reads_sequences
 from pp_model.plan import DpSgdPlan
@@ -177,10 +177,8 @@ class _Chunk:
         merchants, number = customers.shape
         counts = np.where(customers == _NOBODY, 0, self._counts[customers])
         first = np.where(customers == _NOBODY, 0, self._first[customers])
-        windows = np.arange(counts.max())
-        real = windows < counts[..., None]
-        index = np.where(real, first[..., None] + windows, first[..., None])
-        weight = np.divide(real, counts[..., None], out=np.zeros(real.shape, np.float32), where=real, casting="unsafe")
+        windows, weight = np.arange(counts.max()), window_weights(counts)
+        index = np.where(weight > 0, first[..., None] + windows, first[..., None])
         device = self._spend_cents.device
         picked = torch.from_numpy(index.ravel()).to(device)
         rows = (merchants, number * len(windows))

@@ -23,7 +23,7 @@ from benchmarks.harness import alternate, first_call
 
 SIZES = ((64, 128), (128, 64), (64, 3))
 LEARNING_RATE, MAX_GRAD_NORM, NOISE_MULTIPLIER = 0.01, 1.0, 1.0
-LEAST_SPREAD, LARGEST_SPREAD = 0.15, 2.5
+LEAST_SPREAD, LARGEST_SPREAD, SPEND_WEIGHT, TAIL_FREEDOM = 0.15, 2.5, 0.4, 4.0
 Tree = Any  # parameters: one (weights, bias) for each layer
 
 
@@ -41,8 +41,9 @@ def losses(parameters: Tree, features: jax.Array, spend_cents: jax.Array) -> jax
     bought = (spend_cents > 0).astype(logit.dtype)
     spread = LEAST_SPREAD + (LARGEST_SPREAD - LEAST_SPREAD) * jax.nn.sigmoid(raw)
     buying = jax.nn.softplus(logit) - bought * logit
-    spending = jnp.log(spread) + 0.5 * ((jnp.log(jnp.maximum(spend_cents, 1.0)) - location) / spread) ** 2
-    return buying + bought * spending
+    away = (jnp.log(jnp.maximum(spend_cents, 1.0)) - location) / spread
+    spending = jnp.log(spread) + 0.5 * (TAIL_FREEDOM + 1) * jnp.log1p(away**2 / TAIL_FREEDOM)
+    return buying + SPEND_WEIGHT * bought * spending
 
 
 def mean_loss(parameters: Tree, features: jax.Array, spend_cents: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ class StackedBatch:
         customers: at each merchant; their rows come one customer after the other.
         inputs: what the model reads, each [merchants, rows, ...].
         spend_cents: [merchants, rows], the labels.
-        weight: [merchants, rows]: one over the customer's number of windows; 0 for a row that only fills up.
+        weight: [merchants, rows]: of `window_weights`; 0 for a row that only fills up.
     """
 
     customers: int
@@ -53,7 +53,7 @@ class StackedGradients:
 
     @torch.inference_mode()
     def measure(self, batch: StackedBatch) -> Tensor:
-        """[merchants, customers]: the length of the gradient of each customer's mean loss; may be infinite, or NaN."""
+        """[merchants, customers]: the length of the gradient of each customer's loss; may be infinite, or NaN."""
         frame = Frame(customers=batch.customers, windows=batch.weight.shape[1] // batch.customers)
         outputs, back = self._network.forward(frame, *batch.inputs)
         back(ziln_gradient(outputs, batch.spend_cents).mul_(batch.weight[..., None]))

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pp_model import fast_gradients
-from pp_model.customer_rows import CustomerRows
+from pp_model.customer_rows import NEWEST_WEIGHT, CustomerRows
 from pp_model.dp_step import noised_sum
 from pp_model.errors import UnknownLayerError
 from pp_model.fast_gradients import FastGradients, micro_batches, padded, reads_sequences
@@ -124,7 +124,9 @@ def test_a_padded_batch_has_each_customers_rows_and_fillers_of_no_weight(counts)
     )
     weight = batch.weight.view(len(counts), most)
     for customer, count in enumerate(counts):
-        assert weight[customer].tolist() == pytest.approx([1 / count] * count + [0.0] * (most - count))
+        older = 1 / (count - 1 + NEWEST_WEIGHT)
+        shares = [NEWEST_WEIGHT * older] + [older] * (count - 1) + [0.0] * (most - count)
+        assert weight[customer].tolist() == pytest.approx(shares)
         here = batch.inputs[0].view(len(counts), most)[customer, :count]
         assert here.tolist() == list(range(*rows.first[customer : customer + 2]))
         assert batch.spend_cents.view(len(counts), most)[customer, :count].tolist() == [100 + int(i) for i in here]

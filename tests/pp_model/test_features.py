@@ -129,10 +129,26 @@ def test_a_customer_who_first_comes_after_the_cutoff_has_no_row():
 
 
 @given(st.integers(1, 730), st.integers(1, 24))
-def test_training_windows_neither_overlap_nor_reach_the_holdout(horizon, count):
-    cutoffs = training_cutoffs(CUTOFF, horizon_days=horizon, count=count)
+def test_the_newest_training_windows_follow_one_another_up_to_the_holdout(horizon, count):
+    cutoffs = training_cutoffs(CUTOFF, horizon_days=horizon, count=count)[:count]
     ends = [cutoff + dt.timedelta(days=horizon) for cutoff in cutoffs]
     assert ends == [CUTOFF, *cutoffs[:-1]]
+
+
+@given(st.integers(1, 730), st.integers(1, 24))
+def test_no_training_window_reaches_the_holdout_and_none_comes_twice(horizon, count):
+    cutoffs = training_cutoffs(CUTOFF, horizon_days=horizon, count=count)
+    assert max(cutoffs) + dt.timedelta(days=horizon) <= CUTOFF
+    assert sorted(set(cutoffs), reverse=True) == list(cutoffs)
+
+
+@pytest.mark.parametrize(
+    ("horizon", "count", "days_before"),
+    [(28, 1, [28, 364]), (90, 2, [90, 180, 364]), (28, 13, [28 * k for k in range(1, 14)]), (364, 1, [364])],
+)
+def test_the_season_of_the_holdout_is_seen_a_year_before_it(horizon, count, days_before):
+    cutoffs = training_cutoffs(CUTOFF, horizon_days=horizon, count=count)
+    assert [(CUTOFF - cutoff).days for cutoff in cutoffs] == days_before
 
 
 def test_orders_of_the_holdout_leave_every_training_row_as_it_is():

@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import expit, log_expit
 
-from pp_model.loss import LARGEST_SPREAD, LEAST_SPREAD, Prediction, prediction, tiers, ziln_gradient, ziln_loss
+from pp_model.loss import (
+    LARGEST_SPREAD,
+    LEAST_SPREAD,
+    SPEND_WEIGHT,
+    TAIL_FREEDOM,
+    Prediction,
+    prediction,
+    tiers,
+    ziln_gradient,
+    ziln_loss,
+)
 
 FALSE_ALARM = 1e-6  # per assertion; the seeds are fixed, so that a failure repeats
 DRAWS = 200_000
@@ -29,11 +39,11 @@ def spread_of(raw: float) -> float:
 
 
 def slow_loss(logit: float, location: float, raw: float, spend: int) -> float:
-    """The likelihood of a coin and a lognormal amount, less the constants that no parameter moves."""
+    """The likelihood of a coin and of the log of an amount, less the constants that no parameter moves."""
     if spend == 0:
         return -float(log_expit(-logit))
-    density = stats.lognorm(s=spread_of(raw), scale=math.exp(location)).logpdf(spend)
-    return float(-log_expit(logit) - density - math.log(spend) - 0.5 * math.log(2 * math.pi))
+    density = stats.t(df=TAIL_FREEDOM, loc=location, scale=spread_of(raw)).logpdf(math.log(spend))
+    return float(-log_expit(logit) - SPEND_WEIGHT * (density - stats.t(df=TAIL_FREEDOM).logpdf(0.0)))
 
 
 def said(probability: float, location: float, spread: float) -> Prediction:
@@ -48,10 +58,19 @@ def draws(probability: float, location: float, spread: float) -> np.ndarray:
 
 
 @given(logits, locations, raws, cents)
-def test_the_loss_is_the_likelihood_of_a_coin_and_a_lognormal(logit, location, raw, spend):
+def test_the_loss_is_the_likelihood_of_a_coin_and_of_log_spend_by_students_t(logit, location, raw, spend):
     outputs = torch.tensor([[logit, location, raw]], dtype=torch.float64)
     found = float(ziln_loss(outputs, torch.tensor([spend])))
     assert found == pytest.approx(slow_loss(logit, location, raw, spend), rel=1e-9, abs=1e-9)
+
+
+@given(locations, raws, st.integers(1, 10**15))
+def test_no_amount_pulls_harder_than_a_bound_that_knows_only_the_spread(location, raw, spend):
+    gradient = ziln_gradient(torch.tensor([[0.0, location, raw]], dtype=torch.float64), torch.tensor([spend]))[0]
+    most = SPEND_WEIGHT * (TAIL_FREEDOM + 1) / (2 * math.sqrt(TAIL_FREEDOM)) / spread_of(raw)
+    assert abs(float(gradient[1])) <= most * (1 + 1e-9)
+    slope = (LARGEST_SPREAD - LEAST_SPREAD) / 4
+    assert abs(float(gradient[2])) <= SPEND_WEIGHT * TAIL_FREEDOM * slope / spread_of(raw) * (1 + 1e-9)
 
 
 @given(st.lists(st.tuples(logits, locations, raws, cents), min_size=1, max_size=5))

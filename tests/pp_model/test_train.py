@@ -26,7 +26,7 @@ from pp_model.serialization import Arrays, shapes_of
 from pp_model.train import customer_rows, predict, train_locally
 from simulations.seeded import SeededSource
 from tests.support.examples import random_arrays, random_examples
-from tests.support.mechanism import SPECS, RecordingSource, every_model
+from tests.support.mechanism import SPECS, RecordingSource, every_model, mean_over_windows
 from tests.support.plans import tiny_dp, tiny_plan
 
 FALSE_ALARM = 1e-9
@@ -63,7 +63,9 @@ def slow_steps(plan: TrainingPlan, examples: Examples, arrays: Arrays) -> NDArra
             loss = ziln_loss(
                 model(features, torch.from_numpy(hers.sequence), anchor), torch.from_numpy(hers.spend_cents)
             )
-            gradient = np.concatenate([g.numpy().ravel() for g in torch.autograd.grad(loss.mean(), parameters)])
+            gradient = np.concatenate(
+                [g.numpy().ravel() for g in torch.autograd.grad(mean_over_windows(loss), parameters)]
+            )
             total += gradient * min(1.0, plan.dp.max_grad_norm / np.linalg.norm(gradient))
         step = -plan.local_learning_rate * total / plan.nominal_batch_size
         moved += step

@@ -102,7 +102,7 @@ def test_training_windows_end_where_the_holdout_starts():
     asked = scenario(windows=4)
     plan = plan_for(asked)
     assert plan.holdout_start == asked.cutoff
-    assert [(asked.cutoff - cutoff).days for cutoff in plan.cutoffs] == [28, 56, 84, 112]
+    assert [(asked.cutoff - cutoff).days for cutoff in plan.cutoffs] == [28, 56, 84, 112, 364]
 
 
 def test_a_plan_names_its_starting_point_and_its_model():

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pp_model.customer_rows import CustomerRows
+from pp_model.customer_rows import NEWEST_WEIGHT, CustomerRows
 from pp_model.features import Examples
 from pp_model.loss import ziln_loss
 from pp_model.model import load_model, trained_part
@@ -71,13 +71,18 @@ def values_of(module: nn.Module) -> NDArray[np.float64]:
     return np.concatenate([p.detach().cpu().numpy().ravel() for p in trainable(module)]).astype(np.float64)
 
 
+def mean_over_windows(losses: Tensor) -> Tensor:
+    """Of one customer, the newest window first: it counts as often as the plan's constant says, each older one once."""
+    return (losses.sum() + (NEWEST_WEIGHT - 1) * losses[0]) / (len(losses) - 1 + NEWEST_WEIGHT)
+
+
 def gradient_of(module: nn.Module, rows: CustomerRows, customer: int) -> NDArray[np.float64]:
     """One customer: the mean loss of its windows, plain autograd, in double precision; zero where it is not finite."""
     hers, double = slice(*rows.first[customer : customer + 2]), copy.deepcopy(module).double()
     if hers.start == hers.stop:
         return np.zeros(len(values_of(module)))
     inputs = [tensor[hers].double() if tensor.is_floating_point() else tensor[hers] for tensor in rows.inputs]
-    loss = ziln_loss(double(*inputs), rows.spend_cents[hers]).mean()
+    loss = mean_over_windows(ziln_loss(double(*inputs), rows.spend_cents[hers]))
     gradient = np.concatenate([g.numpy().ravel() for g in torch.autograd.grad(loss, trainable(double))])
     return gradient if np.isfinite(gradient).all() else np.zeros_like(gradient)
 
