@@ -254,7 +254,7 @@ def test_pull_keeps_the_newest_model_verified_and_private(place, pp_client):
     assert code == Exit.DONE
     (folder,) = place.settings.paths.models.iterdir()
     assert sha256[:12] in folder.name
-    assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "model_card.md"]
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.safetensors", "model_card.md"]
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
     for words in ("newest", "took part: 2 of 3 rounds", "at delta 1e-05"):
         assert words in out
