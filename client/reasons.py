@@ -27,7 +27,9 @@ Floats = NDArray[np.float64]
 
 POINTS_PER_LOG = 100 / math.log(1e6)  # the slope of `Prediction.score`
 LEAST_POINTS = 0.1  # what moves the score by less is no reason
-_NODES = 16  # of the quadrature; on the shipped encoders the sum is then exact to the rounding of float32
+_NODES = (
+    16  # of the quadrature; on the shipped encoders the sum is then exact to float32, but for features no history makes
+)
 _AVERAGE_ORDERS = 4  # of the average customer: one every half horizon, the latest a quarter of a horizon ago
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
