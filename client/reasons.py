@@ -30,7 +30,8 @@ LEAST_POINTS = 0.1  # what moves the score by less is no reason
 _NODES = (
     16  # of the quadrature; on the shipped encoders the sum is then exact to float32, but for features no history makes
 )
-_AVERAGE_ORDERS = 4  # of the average customer: one every half horizon, the latest a quarter of a horizon ago
+# Horizons since each order of the average customer: near the mean of the synthetic shops that encoders are trained on.
+_AVERAGE_ORDERS = (1.0, 2.5, 4.0, 5.5)
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "recency": (
@@ -59,15 +60,15 @@ _MEAN_VISIT = FEATURE_NAMES.index("log_mean_visit")
 
 
 def average_customer(spec: FeatureSpec, cutoff: dt.date) -> Examples:
-    """One row: a made-up customer with four orders of 30.00, one every half horizon, of no category."""
+    """One row: a made-up customer with four orders of 30.00, of no category, 1, 2.5, 4 and 5.5 horizons ago."""
     now = dt.datetime.combine(cutoff, dt.time())
     orders = [
         Order(
             customer=0,
-            timestamp=now - dt.timedelta(days=spec.horizon_days * (0.25 + 0.5 * number)),
+            timestamp=now - dt.timedelta(days=spec.horizon_days * horizons),
             spend_cents=int(NEWCOMER_BASKET_CENTS),
         )
-        for number in range(_AVERAGE_ORDERS)
+        for horizons in _AVERAGE_ORDERS
     ]
     return rows_at(baskets_of(order_log(orders, num_customers=1)), cutoff, spec)
 

@@ -264,6 +264,16 @@ def test_pull_keeps_the_newest_model_verified_and_private(place, pp_client):
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+def test_pull_adds_the_signature_that_older_programs_did_not_keep(place, pp_client):
+    place.publish(market_plan(plan_id="newest"))
+    pp_client("pull")
+    (folder,) = place.settings.paths.models.iterdir()
+    signed = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json").unlink()
+    assert pp_client("pull")[0] == Exit.DONE
+    assert (folder / "manifest.json").read_bytes() == signed
+
+
 def test_pull_leaves_older_models_where_they_are_and_says_who_did_not_take_part(place, pp_client, tmp_path):
     place.publish(market_plan(plan_id="old"))
     out_folder = tmp_path / "models"
