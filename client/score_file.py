@@ -6,6 +6,7 @@ Under another key nothing of them is used.
 
 from __future__ import annotations
 
+import datetime as dt
 import errno
 import hashlib
 import json
@@ -112,9 +113,15 @@ def check_out(out: Path, *, force: bool) -> None:
         raise ConfigError(f"{out} exists and was left as it is; name another file, or replace it with --force")
 
 
-def scoring_key(orders: Orders, **bound: str) -> str:
-    """A fingerprint of all orders with their customers' ids, and of `bound`."""
-    digest = hashlib.blake2b(json.dumps([FORMAT, bound], sort_keys=True).encode(), digest_size=32)
+def scoring_key(orders: Orders, *, model: str, cutoff: dt.date, compared_with: str) -> str:
+    """A fingerprint of all that the scores depend on: the orders with their customers' ids, and the rest.
+
+    Args:
+        model: SHA-256 of its file.
+        compared_with: names the earlier run, "" without one.
+    """
+    bound = [FORMAT, model, cutoff.isoformat(), compared_with]
+    digest = hashlib.blake2b(json.dumps(bound).encode(), digest_size=32)
     for name in COLUMNS:
         digest.update(np.ascontiguousarray(getattr(orders.log, name)).data)
     for customer_id in orders.customer_ids:

@@ -95,7 +95,7 @@ def score_all(
     newest = _newest(orders, cutoff, stale=stale)
     before = run_before(settings.paths.scores, cutoff)
     compared = f"{before.cutoff} {before.model}" if before else ""
-    key = scoring_key(orders, model=model.manifest.sha256, cutoff=cutoff.isoformat(), compared=compared)
+    key = scoring_key(orders, model=model.manifest.sha256, cutoff=cutoff, compared_with=compared)
     parts = open_parts(out, key)
     advance = progress("scoring customers", orders.log.num_customers)
     number, scores, counts = _make_parts(scorer, orders, parts, advance)
