@@ -27,9 +27,8 @@ Floats = NDArray[np.float64]
 
 POINTS_PER_LOG = 100 / math.log(1e6)  # the slope of `Prediction.score`
 LEAST_POINTS = 0.1  # what moves the score by less is no reason
-_NODES = (
-    16  # of the quadrature; on the shipped encoders the sum is then exact to float32, but for features no history makes
-)
+# Of the quadrature: exact to float32 on the shipped encoders, but for features that no history makes.
+_NODES = 16
 # Horizons since each order of the average customer: near the mean of the synthetic shops that encoders are trained on.
 _AVERAGE_ORDERS = (1.0, 2.5, 4.0, 5.5)
 
