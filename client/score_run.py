@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from client.drift import STALE_DAYS, KeptRun, days_old, histogram, keep_run, run_before, stability_index
@@ -98,7 +100,8 @@ def score_all(
     key = scoring_key(orders, model=model.manifest.sha256, cutoff=cutoff, compared_with=compared)
     parts = open_parts(out, key)
     advance = progress("scoring customers", orders.log.num_customers)
-    number, scores, counts = _make_parts(scorer, orders, parts, advance)
+    with _one_thread():
+        number, scores, counts = _make_parts(scorer, orders, parts, advance)
     ids = pa.array(orders.customer_ids, pa.string())
     tiers = _write(parts, number, out, ids=ids, scores=scores, before=before, force=force)
     histograms = {name: count.tolist() for name, count in counts.histograms.items()}
@@ -133,6 +136,17 @@ def score_all(
         resumed=parts.resumed,
         orders=tuple(orders.report.lines()),
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """For batches this small, a second thread of PyTorch waits more than it works: four times, on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @dataclass(kw_only=True)
