@@ -29,6 +29,7 @@ class MerchantPaths:
     ledger: Path
     agreements: Path
     models: Path
+    scores: Path
     log: Path
     flower_home: Path
 
@@ -58,6 +59,7 @@ def merchant_paths(root: Path, *, period: str, ca_certificate: str = "keys/ca.cr
         ledger=root / "state" / f"ledger-{slug(period)}.sqlite",
         agreements=root / "state" / "agreements.sqlite",
         models=root / "state" / "models",
+        scores=root / "state" / "scores",
         log=root / "log" / "client.jsonl",
         flower_home=root / "flower",
     )

@@ -7,16 +7,16 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from agreement.manifest import ModelManifest, check_file
+from agreement.manifest import ModelManifest, check_file, verify_manifest
 from agreement.signing import SignatureError, VerifyKey
 from client.platform import PlatformClient
 from daemons.files import write_private
 from pp_model.errors import ConfigError, ProtocolError
 from pp_model.model import array_shapes
 from pp_model.plan import TrainingPlan
-from pp_model.serialization import check_arrays, from_safetensors
+from pp_model.serialization import Arrays, check_arrays, from_safetensors
 
-MODEL_FILE, CARD_FILE = "model.safetensors", "model_card.md"
+MODEL_FILE, CARD_FILE, MANIFEST_FILE = "model.safetensors", "model_card.md", "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,15 @@ class PulledModel:
     new: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class KeptModel:
+    """A model that was pulled, verified again as it is now on the disk."""
+
+    manifest: ModelManifest
+    plan: TrainingPlan
+    arrays: Arrays
+
+
 def pull_newest(client: PlatformClient, key: VerifyKey, folder: Path) -> PulledModel | None:
     """The platform's newest model in a folder of its own below `folder`: there in full, or not at all.
 
@@ -43,14 +52,16 @@ def pull_newest(client: PlatformClient, key: VerifyKey, folder: Path) -> PulledM
         SignatureError: something is not what the platform signed; nothing was kept.
         PlatformError, RefusedError: the platform was not reached, or does not have it.
     """
-    manifests = client.models(key)
-    if not manifests:
+    published = [(verify_manifest(signed, key), signed) for signed in client.signed_models()]
+    if not published:
         return None
-    manifest = max(manifests, key=lambda each: each.model_id)
+    manifest, signed = max(published, key=lambda each: each[0].model_id)
     place = folder / f"{manifest.model_id:06d}-{manifest.sha256[:12]}"
     if place.exists():
         data = check_file((place / MODEL_FILE).read_bytes(), manifest.sha256, what=f"model in {place}")
         check_file((place / CARD_FILE).read_bytes(), manifest.card_sha256, what=f"card in {place}")
+        if not (place / MANIFEST_FILE).exists():  # pulled by an older version of this program
+            write_private(place / MANIFEST_FILE, signed)
         return PulledModel(manifest=manifest, plan=checked_plan(data, manifest), folder=place, new=False)
     data, card = client.model(manifest), client.card(manifest)
     plan = checked_plan(data, manifest)
@@ -59,11 +70,34 @@ def pull_newest(client: PlatformClient, key: VerifyKey, folder: Path) -> PulledM
     try:
         write_private(made / MODEL_FILE, data)
         write_private(made / CARD_FILE, card)
+        write_private(made / MANIFEST_FILE, signed)
         made.rename(place)  # fails where a folder with files is in the way, so nothing is overwritten
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
     return PulledModel(manifest=manifest, plan=plan, folder=place, new=True)
+
+
+def newest_kept(folder: Path, key: VerifyKey) -> KeptModel:
+    """The newest model below `folder`, with the platform's signature, hash, plan, shapes and values checked again.
+
+    Nothing is asked of the platform.
+
+    Raises:
+        ConfigError: none is there, or an older version of this program pulled it, without its signature.
+        SignatureError: the newest is not, or no longer, what the platform signed.
+    """
+    places = sorted((place for place in folder.glob("[0-9]*-*")), key=lambda place: int(place.name.partition("-")[0]))
+    if not places:
+        raise ConfigError(f"there is no model in {folder}; fetch one with pp-client pull")
+    place = places[-1]
+    try:
+        manifest = verify_manifest((place / MANIFEST_FILE).read_bytes(), key)
+    except FileNotFoundError:
+        raise ConfigError(f"the model in {place} is without its signature; fetch it with pp-client pull") from None
+    data = check_file((place / MODEL_FILE).read_bytes(), manifest.sha256, what=f"model in {place}")
+    plan = checked_plan(data, manifest)
+    return KeptModel(manifest=manifest, plan=plan, arrays=from_safetensors(data)[0])
 
 
 def checked_plan(data: bytes, manifest: ModelManifest) -> TrainingPlan:

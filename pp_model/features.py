@@ -99,7 +99,7 @@ def build_examples(log: OrderLog, cutoffs: Sequence[dt.date], spec: FeatureSpec)
     parts: list[list[Examples]] = [[] for _ in cutoffs]
     for baskets in basket_blocks(log):
         for of_cutoff, cutoff in zip(parts, cutoffs, strict=True):
-            of_cutoff.append(_rows_at(baskets, cutoff, spec))
+            of_cutoff.append(rows_at(baskets, cutoff, spec))
     rows = [part for of_cutoff in parts for part in of_cutoff]
     return Examples(
         features=np.concatenate([part.features for part in rows]),
@@ -111,7 +111,8 @@ def build_examples(log: OrderLog, cutoffs: Sequence[dt.date], spec: FeatureSpec)
     )
 
 
-def _rows_at(baskets: Baskets, cutoff: dt.date, spec: FeatureSpec) -> Examples:
+def rows_at(baskets: Baskets, cutoff: dt.date, spec: FeatureSpec) -> Examples:
+    """The rows of `build_examples` at one cutoff, of the customers of these baskets: a block's, say."""
     now = day_start(cutoff)
     history = History(baskets, now=now, horizon=float(spec.horizon_days))
     columns = feature_columns(history)

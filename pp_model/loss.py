@@ -50,6 +50,12 @@ def ziln_loss(outputs: Tensor, spend_cents: Tensor) -> Tensor:
     return buying + SPEND_WEIGHT * bought * spending
 
 
+def log_expected_spend(outputs: Tensor) -> Tensor:
+    """[rows]: the logarithm of `Prediction.expected_spend_cents`, differentiable in the outputs [rows, 3]."""
+    logit, location, raw = outputs.unbind(-1)
+    return functional.logsigmoid(logit) + location + 0.5 * _spread(raw) ** 2
+
+
 def ziln_gradient(outputs: Tensor, spend_cents: Tensor) -> Tensor:
     """The gradient of `ziln_loss` for its outputs, in their shape, written out: autograd would cost as much again."""
     gradient = torch.sigmoid(outputs)

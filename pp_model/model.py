@@ -112,10 +112,20 @@ class HiddenEncoder(nn.Module):
     def forward(self, coordinates: Tensor, sequence: Tensor) -> Tensor:
         joined = coordinates[:, : len(CORE_FEATURES)]
         if self.sequence is not None:
-            tokens = sequence.long()
-            embedded = torch.stack([table(tokens[..., i]) for i, table in enumerate(self.tokens)]).sum(dim=0)
-            present = (tokens[..., -1] > 0).to(embedded.dtype)
-            joined = torch.cat([joined, self.sequence(embedded, present)], dim=-1)
+            joined = torch.cat([joined, self.summary(sequence)], dim=-1)
+        return self.encode(joined)
+
+    def summary(self, sequence: Tensor) -> Tensor:
+        """The tokens [rows, length, 4] as [rows, 32], or as [rows, 0] where the encoder does not read them."""
+        if self.sequence is None:
+            return torch.empty(len(sequence), 0)
+        tokens = sequence.long()
+        embedded = torch.stack([table(tokens[..., i]) for i, table in enumerate(self.tokens)]).sum(dim=0)
+        summary: Tensor = self.sequence(embedded, (tokens[..., -1] > 0).to(embedded.dtype))
+        return summary
+
+    def encode(self, joined: Tensor) -> Tensor:
+        """The hidden representation of core coordinates, joined with the summary where there is one."""
         hidden: Tensor = self.norm(self.layers(joined))
         return hidden
 

@@ -254,7 +254,7 @@ def test_pull_keeps_the_newest_model_verified_and_private(place, pp_client):
     assert code == Exit.DONE
     (folder,) = place.settings.paths.models.iterdir()
     assert sha256[:12] in folder.name
-    assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "model_card.md"]
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.safetensors", "model_card.md"]
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
     for words in ("newest", "took part: 2 of 3 rounds", "at delta 1e-05"):
         assert words in out
@@ -262,6 +262,16 @@ def test_pull_keeps_the_newest_model_verified_and_private(place, pp_client):
     code, out, _ = pp_client("pull")
     assert (code, "Already here" in out) == (Exit.DONE, True)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_pull_adds_the_signature_that_older_programs_did_not_keep(place, pp_client):
+    place.publish(market_plan(plan_id="newest"))
+    pp_client("pull")
+    (folder,) = place.settings.paths.models.iterdir()
+    signed = (folder / "manifest.json").read_bytes()
+    (folder / "manifest.json").unlink()
+    assert pp_client("pull")[0] == Exit.DONE
+    assert (folder / "manifest.json").read_bytes() == signed
 
 
 def test_pull_leaves_older_models_where_they_are_and_says_who_did_not_take_part(place, pp_client, tmp_path):

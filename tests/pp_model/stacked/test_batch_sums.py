@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pp_model.customer_rows import CustomerRows
+from pp_model.customer_rows import NEWEST_WEIGHT, CustomerRows
 from pp_model.fast_gradients import padded
 from pp_model.model import load_model, trained_part
 from pp_model.model_spec import ModelSpec
@@ -49,9 +49,10 @@ def stacked(market: Shops, dtype: torch.dtype = torch.float64) -> tuple[StackedG
     gradients.values[:] = torch.from_numpy(np.stack([values_of(part) for part, _ in market]))
     batches = [padded(rows, np.arange(rows.num_customers)) for _, rows in market]
     weights = []
-    for (_, rows), batch in zip(market, batches, strict=True):
-        real = (batch.weight.view(batch.customers, -1) > 0).to(dtype)
-        weights.append((real / torch.from_numpy(np.diff(rows.first))[:, None]).view(1, -1))
+    for batch in batches:
+        shares = (batch.weight.view(batch.customers, -1) > 0).to(dtype)
+        shares[:, 0] *= NEWEST_WEIGHT
+        weights.append((shares / shares.sum(dim=1, keepdim=True)).view(1, -1))
     inputs = [torch.cat(tensors) for tensors in zip(*(b.inputs for b in batches), strict=True)]
     return gradients, StackedBatch(
         customers=batches[0].customers,
