@@ -14,6 +14,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -59,32 +60,22 @@ def runs(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(row name, scenario table) of everything that is measured; rows of one name are averaged.
 
-    `brief` leaves out the runs without privacy, the baselines and the other encoders.
+    Secure sums are private runs of the default encoder. `brief` leaves out the runs without privacy, the baselines and
+    the other encoders of local trust.
     """
-    if "secure_sum" in trusts:
-        yield from secure_runs(seeds, delta, earlier=earlier)
-    if "local" not in trusts:
-        return
     for data, table in DATA.items():
         base = {**table, "delta": delta, **({"cutoff": EARLIER[data]} if earlier else {})}
-        for epsilon in EPSILONS[:2] if brief else EPSILONS:
-            for seed in range(seeds):
-                extra = {"baselines": BASELINES} if epsilon == 3.0 and seed < FEW and not brief else {}
-                yield f"{data}, mlp, epsilon {epsilon:g}", {**base, "epsilon": epsilon, "seed": seed, **extra}
-        for encoder in () if brief else ("linear", "gru", "transformer"):
-            for seed in range(min(FEW, seeds)):
-                row = {**base, "epsilon": float("inf"), "seed": seed, "recipe": {"encoder": encoder}}
-                yield f"{data}, {encoder}, epsilon inf", row
-
-
-def secure_runs(seeds: int, delta: float, *, earlier: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The same for private runs of the default encoder as secure sums."""
-    for data, table in DATA.items():
-        base = {**table, "delta": delta, **({"cutoff": EARLIER[data]} if earlier else {})}
-        for epsilon in EPSILONS[:2]:
-            for seed in range(seeds):
-                row = {**base, "epsilon": epsilon, "seed": seed, "recipe": {"trust": "secure_sum"}}
-                yield f"{data}, mlp, secure sum, epsilon {epsilon:g}", row
+        for epsilon, seed in product(EPSILONS[:2], range(seeds if "secure_sum" in trusts else 0)):
+            row = {**base, "epsilon": epsilon, "seed": seed, "recipe": {"trust": "secure_sum"}}
+            yield f"{data}, mlp, secure sum, epsilon {epsilon:g}", row
+        if "local" not in trusts:
+            continue
+        for epsilon, seed in product(EPSILONS[:2] if brief else EPSILONS, range(seeds)):
+            extra = {"baselines": BASELINES} if epsilon == 3.0 and seed < FEW and not brief else {}
+            yield f"{data}, mlp, epsilon {epsilon:g}", {**base, "epsilon": epsilon, "seed": seed, **extra}
+        for encoder, seed in product(() if brief else ("linear", "gru", "transformer"), range(min(FEW, seeds))):
+            row = {**base, "epsilon": float("inf"), "seed": seed, "recipe": {"encoder": encoder}}
+            yield f"{data}, {encoder}, epsilon inf", row
 
 
 def measure(

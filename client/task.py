@@ -108,8 +108,13 @@ def answer(
     return reply
 
 
-def admitted(task: Task, *, ledger: TaskLedger, policy: Policy) -> bytes | None:
+def admitted(
+    task: Task, *, ledger: TaskLedger, policy: Policy, ready: Callable[[Task], None] | None = None
+) -> bytes | None:
     """The bytes sealed for this task before; or None: the task is now charged, and its orders may be looked at.
+
+    Args:
+        ready: returns if an answer to the task can be sent: what cannot must not cost budget.
 
     Raises:
         PurchasePowerError: the policy, the arrays, the ledger or the budget say no. Nothing was charged.
@@ -118,6 +123,8 @@ def admitted(task: Task, *, ledger: TaskLedger, policy: Policy) -> bytes | None:
     if sealed is None:
         check_plan(task.plan, policy)
         check_parameters(task.arrays, task.plan.model)  # before the charge: garbage must not cost budget
+        if ready is not None:
+            ready(task)
         ledger.charge(task.fingerprint, task.plan.event, plan=task.plan.fingerprint, most_tasks=task.plan.rounds)
     return sealed
 
@@ -148,9 +155,7 @@ def _sum_answer(wire: Wire, shop: Shop) -> Reply:
 
 def _paid_bytes(task: Task, shop: Shop) -> bytes:
     masks = None if task.plan.secure_sum is None else shop.secure_sums()
-    if masks and shop.ledger.sealed(task.fingerprint) is None:
-        masks.check_open(task)  # before the charge: what cannot be masked must not cost budget
-    sealed = admitted(task, ledger=shop.ledger, policy=shop.policy)
+    sealed = admitted(task, ledger=shop.ledger, policy=shop.policy, ready=masks.check_open if masks else None)
     if sealed is not None:
         return sealed
     began = time.monotonic()

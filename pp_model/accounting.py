@@ -154,11 +154,9 @@ def _rdp_epsilon(mechanisms: tuple[_Mechanism, ...], delta: float) -> float:
 def _as_one_merchant(mechanism: _Mechanism) -> tuple[float, float]:
     """Sample rate and noise multiplier of a Gaussian step at one merchant that costs no less."""
     q, sigma, _, merchants = mechanism
-    return (
-        (q, sigma)
-        if merchants == 1
-        else (min(1.0, -math.expm1(merchants * math.log1p(-q))) if q < 1 else 1.0, sigma / merchants)
-    )
+    if 1 in (merchants, q):
+        return q, sigma / merchants
+    return -math.expm1(merchants * math.log1p(-q)), sigma / merchants
 
 
 def _interval(mechanisms: tuple[_Mechanism, ...]) -> float:

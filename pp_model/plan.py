@@ -24,6 +24,7 @@ MOST_IN_A_SUM = 200  # merchants; the platform's work for a round grows with the
 MOST_NOISE_IN_A_SUM = 200  # noise multiplier: more would not fit the integers
 LEAST_NOISE_IN_A_SUM = 0.01  # where there is any: in whole numbers it then costs less than 1e-5 of epsilon more
 Trust = Literal["local", "secure_sum"]
+Aggregation = Literal["mean", "norm_filter", "trimmed_mean", "median"]
 
 
 def _require(ok: bool, key: str, value: object, allowed: str) -> None:
@@ -69,7 +70,7 @@ class ServerPlan:
     learning_rate: float
     final_learning_rate: float
     momentum: float
-    aggregation: Literal["mean", "norm_filter", "trimmed_mean", "median"] = "mean"
+    aggregation: Aggregation = "mean"
     averaging: float = 0.0
     min_completions: int
     round_timeout_seconds: float

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pp_model.accounting import noise_multiplier_for
 from pp_model.features import FeatureSpec, training_cutoffs
 from pp_model.model_spec import PRESETS, Encoder, ModelSpec
-from pp_model.plan import DpSgdPlan, Peer, SecureSumPlan, ServerPlan, TrainingPlan, Trust
+from pp_model.plan import Aggregation, DpSgdPlan, Peer, SecureSumPlan, ServerPlan, TrainingPlan, Trust
 from pp_model.serialization import Arrays, fingerprint
 
 FINAL_RATE_SHARE = 0.05  # of the learning rate, in the last round
@@ -47,7 +47,7 @@ class Recipe:
     local_learning_rate: float = 1.0
     momentum: float = 0.8
     optimizer: Literal["scalar_adam", "adam", "momentum"] = "scalar_adam"
-    aggregation: Literal["mean", "norm_filter", "trimmed_mean", "median"] = "mean"
+    aggregation: Aggregation = "mean"
     trust: Trust = "local"
     dishonest: int = 1
     windows: int = 1

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from pp_model.config import to_mapping
 from pp_model.errors import ConfigError, PurchasePowerError
 from pp_model.model_spec import ENCODERS, PRESETS
+from pp_model.plan import Aggregation, Trust
 from simulations.scenario import BASELINES, ENGINES, Scenario, load_scenario, merged, resolve, shipped_scenarios
 
 EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
@@ -31,8 +32,6 @@ _RUN_EXAMPLE = """example:
 Real orders always get noise from the operating system, which no seed can repeat: --seed decides how customers are
 dealt out and the first weights. An interrupted run continues when the same command is given again."""
 
-AGGREGATIONS = ("mean", "norm_filter", "trimmed_mean", "median")
-TRUSTS = ("local", "secure_sum")
 _ENGINE_HELP = (
     "one merchant after the other (in_process), all together (vectorised), or on several machines (ray); default: "
     "vectorised wherever it can train the model"
@@ -79,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         "pp-sim deploy --out runs/deploy",
     )
     deploy.add_argument("--out", type=Path, default=Path("runs/deploy"), help="its folder (default: %(default)s)")
-    deploy.add_argument("--trust", choices=TRUSTS, default="local", help="who adds the noise (default: local)")
+    deploy.add_argument("--trust", choices=get_args(Trust), default="local", help="who adds the noise (default: local)")
     deploy.add_argument("--json", action="store_true", help="print the result as JSON, and the steps to stderr")
     _run_command(commands)
     compare = _command(
@@ -139,10 +138,12 @@ def _run_command(commands: Any) -> None:
     run.add_argument("--preset", choices=PRESETS, help="size of the encoder's layers (default: small)")
     run.add_argument("--trainable", choices=("readout", "all"))
     run.add_argument("--algorithm", choices=("fedsgd", "fedavg"))
-    run.add_argument("--trust", choices=TRUSTS, help="who adds the noise (default: local)")
+    run.add_argument("--trust", choices=get_args(Trust), help="who adds the noise (default: local)")
     run.add_argument("--dishonest", type=int, metavar="M", help="of a secure sum: who may side with the platform")
     run.add_argument(
-        "--aggregation", choices=AGGREGATIONS, help="how the platform makes one of many releases (default: mean)"
+        "--aggregation",
+        choices=get_args(Aggregation),
+        help="how the platform makes one of many releases (default: mean)",
     )
     run.add_argument("--rounds", type=int, metavar="R")
     run.add_argument("--init", metavar="FILE", help="a starting point; 'default' ships with the package; or 'none'")

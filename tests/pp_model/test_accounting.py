@@ -375,5 +375,14 @@ def test_shared_noise_costs_a_person_of_several_merchants_more_than_noise_of_eac
     assert own * 1.05 < one_sum <= rdp_epsilon([shared(RUN)], delta=DELTA, merchants=merchants)
 
 
+def test_the_prices_that_the_privacy_page_gives_as_an_example_are_those_of_the_accountant():
+    found = [
+        epsilon_spent([RUN], delta=DELTA),
+        epsilon_spent([RUN], delta=DELTA, merchants=2),
+        epsilon_spent([shared(RUN)], delta=DELTA, merchants=2),
+    ]
+    assert [round(epsilon, 1) for epsilon in found] == [6.5, 9.8, 15.3]
+
+
 def test_own_noise_of_k_merchants_is_k_times_the_steps():
     assert epsilon_spent([RUN], delta=DELTA, merchants=3) == epsilon_spent([RUN.times(3)], delta=DELTA)
