@@ -56,7 +56,7 @@ bench-setup: $(STAMP) ## install the peers, each into its own environment under 
 bench-check: $(STAMP) ## measure again and fail where a ratio is 10 % worse than committed
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.check $(ARGS)
 
-lock: $(STAMP) ## write requirements.lock anew from pyproject.toml
+lock: ## write requirements.lock anew from pyproject.toml
 	@sh scripts/lock.sh $(ARGS)
 
 clean: ## remove .venv and all caches; runs/ stays

@@ -4,8 +4,11 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+# Not the set-up: that fails while pyproject.toml asks for what is not locked yet.
+python=.venv/bin/python
+[ -x "$python" ] || python=${PYTHON:-python3}
 tools=build/lock
-.venv/bin/python -m venv --clear "$tools"
+"$python" -m venv --clear "$tools"
 "$tools/bin/python" -m pip -qq --disable-pip-version-check install pip-tools==7.6.2
 
 # torch is resolved, so that what it needs is locked, but not written: see requirements-torch.txt.
