@@ -1,4 +1,4 @@
-"""Many updates into one, against Flower's `aggregate_arrayrecords`: `python benchmarks/aggregation.py --out FILE`.
+"""Many updates into one, against Flower's `aggregate_arrayrecords`: a part of `make bench`.
 
 CPU time of all in turns in one process, each update fresh, as one that has just come; the median of the ratios of
 neighbours. Most memory, and the error, each in a process of its own. Making the updates is not counted; taking the
@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,7 +18,6 @@ import tracemalloc
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,10 +25,14 @@ from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 from numpy.typing import NDArray
 
+from benchmarks.environments import ROOT
+from benchmarks.harness import Spread, spread
+from benchmarks.report import Report, row_of
 from pp_model.protocol import Release
 from pp_model.serialization import Arrays, shapes_of
 from server.aggregation import aggregator, validate_release
 
+NAME, TITLE = "aggregation", "Aggregation of a thousand updates"
 PARAMETERS = 1_000_000
 UPDATES, QUICK_UPDATES = 1_000, 100
 ARRAYS = (0.44, 0.30, 0.20, 0.06)  # shares of the parameters
@@ -173,92 +174,64 @@ def largest_error(mean: Arrays, *, count: int) -> float:
 
 def in_a_process_of_its_own(method: str, *, count: int) -> dict[str, float]:
     """`peak_and_error`, of a process that has done nothing else."""
-    command = [sys.executable, __file__, "--measure", method, "--updates", str(count)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    command = [sys.executable, "-m", f"benchmarks.{NAME}", "--measure", method, "--updates", str(count)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     return dict(json.loads(done.stdout))
 
 
-def measured(*, quick: bool) -> dict[str, dict[str, Any]]:
+def _measured(*, quick: bool) -> dict[str, dict[str, Any]]:
     """By method: CPU seconds for 1,000 updates, the ratios to Flower's, most memory in models, and the error."""
     count = QUICK_UPDATES
     turns = [{method: mean_of(method, count)[1] for method in METHODS} for _ in range(5 if quick else 15)]
-    found: dict[str, dict[str, Any]] = {}
-    for method in METHODS:
-        found[method] = {
+    return {
+        method: {
             "seconds": statistics.median(turn[method] for turn in turns) * UPDATES / count,
-            "ratios": statistics.quantiles([turn[method] / turn["flwr"] for turn in turns], n=4, method="inclusive"),
+            "ratios": spread([turn[method] / turn["flwr"] for turn in turns]),
             **in_a_process_of_its_own(method, count=QUICK_UPDATES if quick else UPDATES),
         }
-    return found
+        for method in METHODS
+    }
 
 
-def rows(*, quick: bool) -> list[dict[str, Any]]:
-    """What was measured against its bar, as plain values: what, ratio, bar, detail; low and high are the quartiles."""
-    return rows_of(measured(quick=quick))
-
-
-def rows_of(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """See `rows`."""
-    mine, theirs = found["ours"], found["flwr"]
-    low, middle, high = mine["ratios"]
-    seconds = ", ".join(f"{method} {of['seconds']:.2f}" for method, of in found.items())
-    errors = ", ".join(f"{method} {of['error']:.1f}" for method, of in found.items())
-    return [
-        {
-            "what": "mean of 1,000 updates of 1M parameters: CPU / flwr aggregate_arrayrecords",
-            "ratio": middle,
-            "low": low,
-            "high": high,
-            "bar": CPU_BAR,
-            "detail": f"CPU s: {seconds}",
-        },
-        {
-            "what": "mean of updates of 1M parameters: most memory / a model",
-            "ratio": mine["peak"],
-            "bar": MEMORY_BAR,
-            "detail": f"flwr {theirs['peak']:,.0f}; largest error, in 2^-24 of the mean absolute value: {errors}",
-        },
+def measure(*, quick: bool) -> Report:
+    """The report of this part."""
+    found = _measured(quick=quick)
+    mine, most = found["ours"], found["ours"]["peak"]
+    rows = [
+        row_of(
+            "mean of 1,000 updates of 1M parameters: CPU / flwr aggregate_arrayrecords",
+            mine["ratios"],
+            f"<= {CPU_BAR:g}",
+        ),
+        row_of(
+            "mean of updates of 1M parameters: most memory / a model",
+            Spread(middle=most, low=most, high=most),
+            f"<= {MEMORY_BAR:g}",
+        ),
     ]
+    return Report(name=NAME, title=TITLE, rows=rows, text=_text(found), versions={"flwr": version("flwr")})
 
 
-def table(found: dict[str, dict[str, Any]], *, quick: bool) -> list[str]:
-    """The report, line by line."""
-    count = QUICK_UPDATES if quick else UPDATES
+def _text(found: dict[str, dict[str, Any]]) -> str:
     lines = [
-        f"# The mean of {count:,} updates of {PARAMETERS:,} parameters",
-        "",
-        f"{os.cpu_count()} cores, one thread; {platform.machine()}, Python {platform.python_version()}, "
-        f"numpy {version('numpy')}, flwr {version('flwr')}.",
-        "",
         f"CPU: {QUICK_UPDATES} updates in turns in one process, times {UPDATES // QUICK_UPDATES}; the ratio is the "
         "median of neighbours'. Memory: the most, the update that is being added included, in models of float32, in a "
         "process of its own. Error: the largest, in units of 2**-24 times the mean of the absolute values.",
-        "",
-        "| Method | CPU s per 1,000 | / flwr | memory, models | error |",
-        "| --- | --- | --- | --- | --- |",
+        *("", "| Method | CPU s per 1,000 | / flwr | memory, models | error |", "| --- | --- | --- | --- | --- |"),
     ]
     lines += [
-        f"| {method} | {of['seconds']:.2f} | {of['ratios'][1]:.2f} | {of['peak']:,.2f} | {of['error']:.1f} |"
+        f"| {method} | {of['seconds']:.2f} | {of['ratios'].middle:.2f} | {of['peak']:,.2f} | {of['error']:.1f} |"
         for method, of in found.items()
     ]
-    lines += ["", "| Against the bar | measured | bar |", "| --- | --- | --- |"]
-    return [*lines, *(f"| {row['what']} | {row['ratio']:.2f} | {row['bar']:.2f} |" for row in rows_of(found))]
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer repeats, and memory of fewer updates")
-    parser.add_argument("--out", type=Path, help="write the tables to this file too")
-    parser.add_argument("--measure", choices=METHODS, help=argparse.SUPPRESS)
-    parser.add_argument("--updates", type=int, default=QUICK_UPDATES, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=METHODS, required=True, help="memory and error of one method, as JSON")
+    parser.add_argument("--updates", type=int, default=QUICK_UPDATES)
     args = parser.parse_args()
-    if args.measure:
-        print(json.dumps(peak_and_error(args.measure, count=args.updates)))
-        return
-    text = "\n".join(table(measured(quick=args.quick), quick=args.quick)) + "\n"
-    print(text)
-    if args.out:
-        args.out.write_text(text, encoding="utf-8")
+    print(json.dumps(peak_and_error(args.measure, count=args.updates)))
 
 
 if __name__ == "__main__":

@@ -6,50 +6,21 @@ The full form writes benchmarks/results, which is committed; the quick form, und
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from benchmarks import many_merchants, private_step
+from benchmarks import aggregation, features_scale, many_merchants, private_step
 from benchmarks.environments import PEERS, ROOT, ChildError, installed, why_not
-from benchmarks.harness import Spread
-from benchmarks.report import Report, Row, machine, row_of
+from benchmarks.report import Report, machine
 
 RESULTS, QUICK_RESULTS = ROOT / "benchmarks" / "results", ROOT / "runs" / "bench"
 RATIOS = "ratios.json"
-OTHERS = {"features_scale": "Ten million orders to features", "aggregation": "Aggregation of a thousand updates"}
-PARTS = (private_step.NAME, many_merchants.NAME, *OTHERS)
-
-
-def row_of_mapping(given: Mapping[str, Any]) -> Row:
-    """A row as the other measurements give it: what, ratio, bar (or None), detail; the quartiles where it has them."""
-    ratio, bar = float(given["ratio"]), given["bar"]
-    around = Spread(middle=ratio, low=float(given.get("low", ratio)), high=float(given.get("high", ratio)))
-    words = "<=" if bar is None else bar if isinstance(bar, str) else f"<= {bar:g}"
-    return row_of(str(given["what"]), around, words, detail=str(given["detail"]), quick=bool(given.get("quick", True)))
-
-
-def measure(part: str, *, quick: bool) -> Report:
-    """One part's report.
-
-    Raises:
-        ModuleNotFoundError: the part is not there.
-        ChildError: a measurement did not come to its end.
-    """
-    if part == private_step.NAME:
-        return private_step.measure(quick=quick)
-    if part == many_merchants.NAME:
-        return many_merchants.measure(quick=quick)
-    rows = [row_of_mapping(given) for given in importlib.import_module(f"benchmarks.{part}").rows(quick=quick)]
-    versions = {name: version(name) for name in ("numpy", "torch")}
-    return Report(name=part, title=OTHERS[part], rows=rows, text="", versions=versions)
+PARTS = {part.NAME: part.measure for part in (private_step, many_merchants, features_scale, aggregation)}
 
 
 def measure_all(parts: Sequence[str], *, quick: bool) -> tuple[list[Report], list[str]]:
@@ -58,8 +29,8 @@ def measure_all(parts: Sequence[str], *, quick: bool) -> tuple[list[Report], lis
     for part in parts:
         began = time.monotonic()
         try:
-            reports.append(measure(part, quick=quick))
-        except (ModuleNotFoundError, ChildError) as error:
+            reports.append(PARTS[part](quick=quick))
+        except ChildError as error:
             missing.append(f"{part}: {error}")
         print(f"{part}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     return reports, missing
@@ -81,7 +52,7 @@ def main() -> int:
     """Measures, prints the pages and writes them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer repeats, and without the slowest peers")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--out", type=Path, help="the folder to write; default: as above")
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Orders to features, labels and last-32 sequences, against a floor: `python benchmarks/features_scale.py`.
+"""Orders to features, labels and last-32 sequences, against a floor: a part of `make bench`.
 
 The floor is the least that anyone does in numpy with as many orders: sort by customer and time in one packed key, eight
 sums and extremes of each customer, the last 32 values of one column. Both begin with unsorted columns in memory and end
@@ -13,22 +13,27 @@ import cProfile
 import datetime as dt
 import json
 import os
-import platform
 import pstats
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.environments import ROOT
+from benchmarks.harness import Spread, spread
+from benchmarks.report import Report, Row, row_of
 from pp_model.features import FEATURE_NAMES, TOKEN_SIZES, FeatureSpec, build_examples, training_cutoffs
 from pp_model.schema import SECONDS_PER_DAY, OrderLog, day_start
 
-BAR, BAR_MEGABYTES = 1.1, 1_000.0
+NAME, TITLE = "features_scale", "Ten million orders to features"
+ORDERS, BAR_MEGABYTES = 10_000_000, 1_000.0
+Runs = dict[str, list[dict[str, Any]]]
 FIRST_DAY, NUM_DAYS, LAST = dt.date(2023, 1, 1), 365, 32
 SPEC = FeatureSpec(horizon_days=28, sequence_length=LAST)
 END = FIRST_DAY + dt.timedelta(days=NUM_DAYS)
@@ -149,8 +154,8 @@ def _parts(work: Callable[[], Any]) -> dict[str, float]:
 
 
 def _run(name: str, orders: int) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--orders", str(orders), "--only", name]
-    path = {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"benchmarks.{NAME}", "--orders", str(orders), "--only", name]
+    path = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True, check=True)
     return dict(json.loads(answer.stdout))
 
@@ -159,106 +164,77 @@ def _middle(runs: list[dict[str, Any]], field: str) -> float:
     return statistics.median(run[field] for run in runs)
 
 
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def measure(*, orders: int, pairs: int) -> dict[str, list[dict[str, Any]]]:
+def _runs(*, pairs: int) -> Runs:
     """Runs of everything, floor and ours in turns."""
-    runs: dict[str, list[dict[str, Any]]] = {"floor": [], "ours 1": [], "wide floor": [], "ours 4": []}
+    runs: Runs = {"floor": [], "ours 1": [], "wide floor": [], "ours 4": []}
     for _ in range(pairs):
         for name in ("floor", "ours 1"):
-            runs[name].append(_run(name, orders))
+            runs[name].append(_run(name, ORDERS))
     for name in ("wide floor", "ours 4"):
-        runs[name].append(_run(name, orders))
+        runs[name].append(_run(name, ORDERS))
     return runs
 
 
-def _ratio(runs: dict[str, list[dict[str, Any]]], *, against: str = "floor") -> float:
-    if against != "floor":
-        return _middle(runs["ours 1"], "cpu") / _middle(runs[against], "cpu")
-    return statistics.median(
-        ours["cpu"] / floor["cpu"] for ours, floor in zip(runs["ours 1"], runs["floor"], strict=True)
-    )
+def _ratios(runs: Runs, *, against: str = "floor") -> Spread:
+    return spread([ours["cpu"] / other["cpu"] for ours, other in zip(runs["ours 1"], runs[against], strict=False)])
 
 
-def table(runs: dict[str, list[dict[str, Any]]], *, orders: int) -> list[dict[str, Any]]:
+def _rows(runs: Runs) -> list[Row]:
     """One row for each bar, and one without a bar for the floor of as many outputs."""
-    ours, floor = runs["ours 1"], runs["floor"]
+    ours, floor, wide = runs["ours 1"], runs["floor"], runs["wide floor"]
+    what = f"{ORDERS:,} orders to features and sequences"
     return [
-        {
-            "what": f"{orders:,} orders to features and sequences, CPU / sort-and-reduceat floor",
-            "ratio": _ratio(runs),
-            "bar": BAR,
-            "detail": f"{_middle(ours, 'cpu'):.2f} s / {_middle(floor, 'cpu'):.2f} s",
-        },
-        {
-            "what": f"{orders:,} orders to features and sequences, extra memory / 1 GB",
-            "ratio": _middle(ours, "extra") / BAR_MEGABYTES,
-            "bar": 1.0,
-            "detail": f"{_middle(ours, 'extra'):.0f} MB; floor {_middle(floor, 'extra'):.0f} MB",
-        },
-        {
-            "what": f"{orders:,} orders to features and sequences, CPU / floor with as many outputs",
-            "ratio": _ratio(runs, against="wide floor"),
-            "bar": None,
-            "detail": f"{_middle(runs['wide floor'], 'cpu'):.2f} s for the floor",
-        },
+        row_of(
+            f"{what}, CPU / sort-and-reduceat floor",
+            _ratios(runs),
+            "<= 1.1",
+            detail=f"{_middle(ours, 'cpu'):.2f} s / {_middle(floor, 'cpu'):.2f} s",
+        ),
+        row_of(
+            f"{what}, extra memory / 1 GB",
+            spread([run["extra"] / BAR_MEGABYTES for run in ours]),
+            "<= 1",
+            detail=f"{_middle(ours, 'extra'):.0f} MB; floor {_middle(floor, 'extra'):.0f} MB",
+        ),
+        row_of(
+            f"{what}, CPU / floor with as many outputs",
+            _ratios(runs, against="wide floor"),
+            "<=",
+            detail=f"{_middle(wide, 'cpu'):.2f} s for the floor",
+        ),
     ]
 
 
-def rows(*, quick: bool) -> list[dict[str, Any]]:
-    """What, ratio, bar and detail of each figure."""
-    orders = 10_000_000  # fewer would lie in the cache, and their ratio would mean something else
-    return table(measure(orders=orders, pairs=2 if quick else 5), orders=orders)
-
-
-def report(runs: dict[str, list[dict[str, Any]]], *, orders: int) -> str:
-    """The tables, as Markdown."""
+def _profile(runs: Runs) -> str:
+    """Where our time goes, as Markdown."""
     ours, floor, four = runs["ours 1"], runs["floor"], runs["ours 4"][0]
-    user = [
-        (a["cpu"] - a["system"]) / (b["cpu"] - b["system"]) for a, b in zip(runs["ours 1"], runs["floor"], strict=True)
-    ]
+    user = [(a["cpu"] - a["system"]) / (b["cpu"] - b["system"]) for a, b in zip(ours, floor, strict=True)]
     lines = [
-        *("# Orders to features, labels and sequences", ""),
-        f"{orders:,} orders of {max(orders // 40, 1):,} customers over a year, one line an order; {_processor()}, "
-        f"{os.cpu_count()} cores, one thread, Python {platform.python_version()}, numpy {np.__version__}; "
-        f"medians of {len(ours)} pairs.",
+        f"{ORDERS:,} orders of {ORDERS // 40:,} customers over a year, one line an order; {len(ours)} pairs.",
         *("", (__doc__ or "").split("\n\n", 1)[1].strip(), ""),
-        *("| What | ratio | bar | met | detail |", "| --- | --- | --- | --- | --- |"),
-    ]
-    for row in table(runs, orders=orders):
-        met = "" if row["bar"] is None else "yes" if row["ratio"] <= row["bar"] else "no"
-        lines.append(f"| {row['what']} | {row['ratio']:.2f} | {row['bar'] or '-'} | {met} | {row['detail']} |")
-    lines += [
-        "",
         f"User time alone, without what the system takes for new memory: {statistics.median(user):.2f} times the floor "
-        f"(system: ours {_middle(ours, 'system'):.2f} s, floor {_middle(floor, 'system'):.2f} s).",
-        f"Four cutoffs: {four['cpu']:.2f} s, {four['extra']:.0f} MB extra.",
+        f"(system: ours {_middle(ours, 'system'):.2f} s, floor {_middle(floor, 'system'):.2f} s). Four cutoffs: "
+        f"{four['cpu']:.2f} s, {four['extra']:.0f} MB extra.",
         *("", "| Part of ours | share | seconds |", "| --- | --- | --- |"),
     ]
     for part in ours[0]["parts"]:
         share = statistics.median(run["parts"][part] for run in ours)
         lines.append(f"| {part} | {share:.0%} | {share * _middle(ours, 'cpu'):.2f} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
+
+
+def measure(*, quick: bool) -> Report:
+    """The report of this part. Fewer orders would lie in the cache, and their ratio would mean something else."""
+    runs = _runs(pairs=2 if quick else 5)
+    return Report(name=NAME, title=TITLE, rows=_rows(runs), text=_profile(runs), versions={"numpy": version("numpy")})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--orders", type=lambda text: int(float(text)), default=10_000_000)
-    parser.add_argument("--quick", action="store_true", help="a million orders, three pairs")
-    parser.add_argument("--only", metavar="WORK", help="one of floor, wide floor, ours 1, ours 4: JSON of one run")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "features_scale.md")
+    parser.add_argument("--only", metavar="WORK", required=True, help="one of floor, wide floor, ours 1, ours 4")
+    parser.add_argument("--orders", type=int, default=ORDERS)
     args = parser.parse_args()
-    if args.only:
-        print(json.dumps(run_here(args.only, args.orders)))
-        return
-    orders = 1_000_000 if args.quick else args.orders
-    text = report(measure(orders=orders, pairs=3 if args.quick else 5), orders=orders)
-    print(text)
-    if not args.quick:
-        args.out.write_text(text, encoding="utf-8")
+    print(json.dumps(run_here(args.only, args.orders)))
 
 
 if __name__ == "__main__":

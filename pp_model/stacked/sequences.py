@@ -109,30 +109,56 @@ class Attention:
     def forward(self, x: Tensor, frame: Frame) -> tuple[Tensor, Back]:
         """See `Layer`."""
         length, width = frame.real.shape[-1], x.shape[-1] // 3
-        rows, each = x.shape[0] * x.shape[1] // length, width // self.heads
-        split = x.view(rows, length, 3, self.heads, each).permute(2, 0, 3, 1, 4)
-        query, key, value = split.reshape(3, rows * self.heads, length, each).unbind(0)
-        query = query * each**-0.5
-        weights = self._weights(torch.bmm(query, key.transpose(1, 2)), frame.real)
+        split = x.view(-1, length, 3, self.heads, width // self.heads)
+        penalty = None
+        if not bool(frame.real.all()):
+            penalty = (UNSEEN * (1 - frame.real)).view(-1, 1, 1, length)
+        attend = _fused_attention if x.device.type == "cpu" else _attention
+        attended, of_attended = attend(split, penalty)
 
         def back(grad: Tensor) -> Tensor:
-            of_heads = grad.view(rows, length, self.heads, each).transpose(1, 2).reshape(-1, length, each)
-            of_weights = torch.bmm(of_heads, value.transpose(1, 2))
-            of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
-            of_x = torch.empty_like(split, memory_format=torch.contiguous_format).view(3, -1, length, each)
-            torch.bmm(of_scores, key, out=of_x[0]).mul_(each**-0.5)
-            torch.bmm(of_scores.transpose(1, 2), query, out=of_x[1])
-            torch.bmm(weights.transpose(1, 2), of_heads, out=of_x[2])
-            return of_x.view(split.shape).permute(1, 3, 0, 2, 4).reshape(x.shape)
+            return of_attended(grad.view(attended.shape)).reshape(x.shape)
 
-        attended = torch.bmm(weights, value).view(rows, self.heads, length, each)
-        return attended.transpose(1, 2).reshape(*x.shape[:2], width), back
+        return attended.reshape(*x.shape[:2], width), back
 
-    def _weights(self, scores: Tensor, real: Tensor) -> Tensor:
-        if not bool(real.all()):
-            penalty = (UNSEEN * (1 - real)).view(-1, 1, 1, scores.shape[-1])
-            scores.view(-1, self.heads, *scores.shape[1:]).add_(penalty)
-        return scores.softmax(dim=-1)
+
+def _fused_attention(split: Tensor, penalty: Tensor | None) -> tuple[Tensor, Back]:
+    """As `_attention`, in the processor's own kernels, which read heads where they lie: two thirds of the time."""
+    query, key, value = (each.transpose(1, 2) for each in split.unbind(2))
+    mask = None if penalty is None else penalty.expand(-1, 1, split.shape[1], -1)
+    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    attended, logsumexp = forward(query, key, value, attn_mask=mask)
+
+    def back(grad: Tensor) -> Tensor:
+        backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+        of_each = backward(grad.transpose(1, 2), query, key, value, attended, logsumexp, 0.0, False, attn_mask=mask)
+        return torch.stack([of_part.transpose(1, 2) for of_part in of_each], dim=2)
+
+    return attended.transpose(1, 2), back
+
+
+def _attention(split: Tensor, penalty: Tensor | None) -> tuple[Tensor, Back]:
+    """Events [rows, length, 3, heads, each] to [rows, length, heads, each]; back, the gradient of `split`."""
+    rows, length, _, heads, each = split.shape
+    by_head = split.permute(2, 0, 3, 1, 4)
+    query, key, value = by_head.reshape(3, rows * heads, length, each).unbind(0)
+    query = query * each**-0.5
+    scores = torch.bmm(query, key.transpose(1, 2))
+    if penalty is not None:
+        scores.view(rows, heads, length, length).add_(penalty)
+    weights = scores.softmax(dim=-1)
+
+    def back(grad: Tensor) -> Tensor:
+        of_heads = grad.transpose(1, 2).reshape(-1, length, each)
+        of_weights = torch.bmm(of_heads, value.transpose(1, 2))
+        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        of_x = torch.empty_like(by_head, memory_format=torch.contiguous_format).view(3, -1, length, each)
+        torch.bmm(of_scores, key, out=of_x[0]).mul_(each**-0.5)
+        torch.bmm(of_scores.transpose(1, 2), query, out=of_x[1])
+        torch.bmm(weights.transpose(1, 2), of_heads, out=of_x[2])
+        return of_x.view(by_head.shape).permute(1, 3, 0, 2, 4)
+
+    return torch.bmm(weights, value).view(rows, heads, length, each).transpose(1, 2), back
 
 
 class Gru:
@@ -154,7 +180,7 @@ class Gru:
         events = _turned(x.view(merchants, -1, length, x.shape[-1]))  # in the order of time, all windows at once
         gates = self.read.forward(events.flatten(1, 2), frame)[0].view(merchants, length, -1, 3 * width)
         real = None if bool(frame.real.all()) else _turned(frame.real[..., None])
-        past = torch.empty_like(gates)
+        past = torch.empty_like(gates[..., 2 * width :], memory_format=torch.contiguous_format)
         states = x.new_zeros(merchants, length + 1, gates.shape[2], width)
         self._run(gates, past, states, real)
 
@@ -168,16 +194,19 @@ class Gru:
         return states[:, -1].clone(), back
 
     def _run(self, gates: Tensor, past: Tensor, states: Tensor, real: Tensor | None) -> None:
-        """Through the events: what was read becomes the gates, in place; `past` and `states` are filled."""
+        """Through the events: what was read becomes the gates, in place; `states` is filled, and `past`, what of the
+        state goes into the new gate."""
         width = states.shape[-1]
         both, news = gates[..., : 2 * width].unbind(1), gates[..., 2 * width :].unbind(1)
-        past_both, past_news = past[..., : 2 * width].unbind(1), past[..., 2 * width :].unbind(1)
         at, pasts = states.unbind(1), past.unbind(1)
         reset, update = gates[..., :width].unbind(1), gates[..., width : 2 * width].unbind(1)
+        recalled = torch.empty_like(gates[:, 0])  # the same memory for every event stays in the cache
+        recalled_both, recalled_new = recalled.split(2 * width, dim=-1)
         for step, new in enumerate(news):
-            torch.baddbmm(self.recall.bias_row, at[step], self.recall.transposed, out=pasts[step])
-            both[step].add_(past_both[step]).sigmoid_()
-            new.addcmul_(reset[step], past_news[step]).tanh_()
+            torch.baddbmm(self.recall.bias_row, at[step], self.recall.transposed, out=recalled)
+            both[step].add_(recalled_both).sigmoid_()
+            pasts[step].copy_(recalled_new)
+            new.addcmul_(reset[step], recalled_new).tanh_()
             torch.lerp(new, at[step], update[step], out=at[step + 1])
             if real is not None:
                 at[step + 1].copy_(torch.lerp(at[step], at[step + 1], real[:, step]))
@@ -190,24 +219,26 @@ def _gru_backward(
     width = states.shape[-1]
     reset, update, new = gates.split(width, dim=-1)
     to_new = (1 - update).mul_(1 - new * new)
-    to_update = (states[:, :-1] - new).mul_(update - update * update)
-    to_reset = (reset - reset * reset).mul_(past[..., 2 * width :])
+    # What each gate passes on of its state's gradient; the loop multiplies by that, all three gates at once.
+    of_recall = torch.empty_like(gates)
+    of_reset, of_update, of_new = of_recall.split(width, dim=-1)
+    torch.mul(to_new, past, out=of_reset).mul_(reset - reset * reset)
+    torch.sub(states[:, :-1], new, out=of_update).mul_(update - update * update)
+    torch.mul(to_new, reset, out=of_new)
     passed = update
     if real is not None:  # padding passes its gradient on to the state before it
-        to_new, to_update, passed = to_new * real, to_update * real, torch.where(real > 0, update, 1.0)
-    of_read, of_recall = torch.empty_like(gates), torch.empty_like(gates)
-    read_both, recall_both = of_read[..., : 2 * width].unbind(1), of_recall[..., : 2 * width].unbind(1)
-    read_reset, read_update, read_new = (part.unbind(1) for part in of_read.split(width, dim=-1))
-    recall_new, recalls = of_recall[..., 2 * width :].unbind(1), of_recall.unbind(1)
-    to_news, to_updates, to_resets = to_new.unbind(1), to_update.unbind(1), to_reset.unbind(1)
-    resets, passes = reset.unbind(1), passed.unbind(1)
+        to_new, passed = to_new * real, torch.where(real > 0, update, 1.0)
+        of_recall.mul_(real)
+    of_state = torch.empty_like(to_new)
+    of_states, recalls, passes = of_state.unbind(1), of_recall.unbind(1), passed.unbind(1)
+    gates_of = of_recall.unflatten(-1, (3, width)).unbind(1)
+    of_states[-1].copy_(grad)
     for step in range(len(recalls) - 1, -1, -1):
-        of_new = torch.mul(grad, to_news[step], out=read_new[step])
-        torch.mul(of_new, to_resets[step], out=read_reset[step])
-        torch.mul(grad, to_updates[step], out=read_update[step])
-        torch.mul(of_new, resets[step], out=recall_new[step])
-        recall_both[step].copy_(read_both[step])
-        grad = torch.baddbmm(grad * passes[step], recalls[step], recall_weight)
+        gates_of[step].mul_(of_states[step][:, :, None])
+        if step:
+            torch.baddbmm(of_states[step] * passes[step], recalls[step], recall_weight, out=of_states[step - 1])
+    of_read = of_recall.clone()
+    torch.mul(of_state, to_new, out=of_read[..., 2 * width :])
     return of_read, of_recall
 
 
