@@ -6,6 +6,7 @@ import base64
 import binascii
 import datetime as dt
 import hashlib
+import re
 from collections.abc import Mapping
 
 from cryptography.exceptions import InvalidSignature
@@ -16,12 +17,15 @@ from agreement.node_keys import fingerprint_of, load_public, public_text
 from pp_model.errors import ConfigError, PurchasePowerError
 
 KEY_HEADER, TIME_HEADER, SIGNATURE_HEADER = "pp-key", "pp-time", "pp-signature"
+VERSION_HEADER = "pp-version"  # of the program that asks; not signed: nothing is decided by it
 MOST_SECONDS_APART = 60
 
 # The merchant API: its routes, below the platform's address.
 OFFERS_PATH, DECISIONS_PATH, MODELS_PATH = "/pp/v1/offers", "/pp/v1/decisions", "/pp/v1/models"
+MARKET_PATH = "/pp/v1/market"
 
 _ALGORITHM = ec.ECDSA(hashes.SHA384())
+_VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,31}")
 
 
 class RequestError(PurchasePowerError):
@@ -67,6 +71,16 @@ def verify_request(headers: Mapping[str, str], *, method: str, path: str, body: 
     if not apart <= MOST_SECONDS_APART:
         raise RequestError(f"the request was signed {apart:.0f} s from the platform's time; set the clock")
     return fingerprint_of(key)
+
+
+def stated_version(headers: Mapping[str, str]) -> str:
+    """The version of the program that asks, as it says; "" where it says none, or one of another form.
+
+    Args:
+        headers: with lower-case names.
+    """
+    stated = headers.get(VERSION_HEADER, "")
+    return stated if _VERSION.fullmatch(stated) else ""
 
 
 def _text(method: str, path: str, time: str, body: bytes) -> bytes:

@@ -81,15 +81,19 @@ def runs(
 def measure(
     seeds: int, delta: float, *, earlier: bool, brief: bool, trusts: Sequence[str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """The figures of every run, by row name; a run's baselines are rows of their own."""
+    """The figures of every run, by row name; its baselines, and its readout without the merchants' own, have rows."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for name, table in runs(seeds, delta, earlier=earlier, brief=brief, trusts=trusts):
         with tempfile.TemporaryDirectory() as folder:
             result = simulate(resolve({"name": name[:40], **table}), Path(folder), Silent())
         rows.setdefault(name, []).append(result)
+        shared = {**result["shared_readout"], "seconds": result["seconds"], "versions": result["versions"]}
+        rows.setdefault(f"{name}, shared readout alone", []).append(shared)
         for key, baseline in result["baselines"].items():
             rows.setdefault(f"{name.split(',')[0]}, baseline {key}", []).append(baseline)
-        print(name, {key: round(result[key], 4) for key in FIGURES}, file=sys.stderr, flush=True)
+        print(
+            name, {key: (round(result[key], 4), round(shared[key], 4)) for key in FIGURES}, file=sys.stderr, flush=True
+        )
     return rows
 
 

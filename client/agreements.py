@@ -192,6 +192,16 @@ class Agreements:
         entries = read(self._path)
         return self._agreement(entries, entries.find(offer_id))
 
+    def changed_keys(self, offer_id: str) -> list[str]:
+        """Merchants on the roster of a secure sum that had another key when they were agreed to last; else none.
+
+        Raises:
+            ConfigError: no offer, or several, of such an id.
+        """
+        entries = read(self._path)
+        sums, pins = self._agreement(entries, entries.find(offer_id)).offer.plan.secure_sum, self._pins(entries)
+        return [peer.name for peer in (sums.roster if sums else ()) if pins.get(peer.name, peer.key) != peer.key]
+
     def history(self, offer_id: str) -> list[Event]:
         """What was decided about the offer, oldest first."""
         entries = read(self._path)

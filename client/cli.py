@@ -11,14 +11,47 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from agreement.signing import SignatureError
-from client.commands import Command, approve, budget, doctor, init, plans, pull, reject, run, score, statement
+from client.commands import (
+    Command,
+    approve,
+    budget,
+    doctor,
+    export,
+    init,
+    insight,
+    plans,
+    pull,
+    reject,
+    rules,
+    run,
+    score,
+    serve,
+    statement,
+    ui,
+)
 from client.preflight import PlatformError
 from daemons.exit_codes import Exit
 from daemons.files import PrivateFileError
 from daemons.logs import configure_log
 from pp_model.errors import BudgetExceededError, LedgerError, PolicyError, PurchasePowerError
 
-_COMMANDS = (init, doctor, run, plans, approve, reject, budget, statement, pull, score)
+_COMMANDS = (
+    init,
+    doctor,
+    run,
+    plans,
+    approve,
+    reject,
+    budget,
+    statement,
+    pull,
+    score,
+    insight,
+    rules,
+    serve,
+    export,
+    ui,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -189,7 +189,12 @@ def _health(settings: MerchantSettings, supervisor: Supervisor, poll: OfferPoll)
         return Status(parts=parts, details={"children": children, "plans_waiting": poll.waiting})
 
     def metrics() -> DaemonState:
-        return DaemonState(connected=poll.connected, waiting=poll.waiting, children=supervisor.states())
+        return DaemonState(
+            connected=poll.connected,
+            clock_apart=poll.clock_apart,
+            waiting=poll.waiting,
+            children=supervisor.states(),
+        )
 
     return HealthServer(
         status=status,

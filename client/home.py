@@ -19,6 +19,9 @@ class MerchantPaths:
         node_key, node_public: the key pair in OpenSSH's formats; the public half is what the platform registers.
         runtime_secret: what the runner shows to the SuperNode of this machine.
         ledger: of the configured period; each period has a file of its own.
+        market: the federation's quantiles, signed; not there where the platform published none.
+        insight: the reports, a folder a cutoff.
+        insight_options: what the merchant states for them; it need not be there.
     """
 
     root: Path
@@ -30,6 +33,9 @@ class MerchantPaths:
     agreements: Path
     models: Path
     scores: Path
+    market: Path
+    insight: Path
+    insight_options: Path
     log: Path
     flower_home: Path
 
@@ -60,6 +66,9 @@ def merchant_paths(root: Path, *, period: str, ca_certificate: str = "keys/ca.cr
         agreements=root / "state" / "agreements.sqlite",
         models=root / "state" / "models",
         scores=root / "state" / "scores",
+        market=root / "state" / "market.json",
+        insight=root / "state" / "insight",
+        insight_options=root / "insight.toml",
         log=root / "log" / "client.jsonl",
         flower_home=root / "flower",
     )

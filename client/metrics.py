@@ -16,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from client.settings import MerchantSettings
 from client.shop_status import ShopStatus, read_status
 from daemons.supervisor import ChildState
+from pp_model.protocol import RefusalCode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +38,12 @@ class DaemonState:
 
     Attributes:
         connected: whether the platform answered lately.
+        clock_apart: this machine's clock minus the platform's, in seconds; None before the platform answered.
         waiting: plans that wait for a person.
     """
 
     connected: bool
+    clock_apart: float | None
     waiting: int
     children: Sequence[ChildState]
 
@@ -75,6 +78,7 @@ class _Collector:
         policy, seen = self._settings.policy, glance(self._settings.paths.ledger)
         yield _gauge("pp_epsilon_budget", "Epsilon that may be spent in the period.", policy.epsilon_budget)
         yield _gauge("pp_delta", "Delta of the ledger.", policy.delta)
+        yield _gauge("pp_ledger_readable", "1 if the ledger can be read.", float(seen is not None))
         if seen is not None:  # no number is better than a wrong one
             left = max(0.0, policy.epsilon_budget - seen.spent)
             yield _gauge("pp_epsilon_spent", "Epsilon of all charges together.", seen.spent)
@@ -82,6 +86,9 @@ class _Collector:
             yield _counter("pp_tasks_charged", "Tasks charged in the period.", seen.charges)
         state = self._state()
         yield _gauge("pp_platform_connected", "1 if the platform answered lately.", float(state.connected))
+        if state.clock_apart is not None:
+            about = "This clock minus the platform's at its last answer, good to a second."
+            yield _gauge("pp_clock_apart_seconds", about, state.clock_apart)
         yield _gauge("pp_plans_waiting", "Plans that wait for a person's approval.", state.waiting)
         yield from _children(state.children)
         status = read_status(self._settings.paths.agreements.parent)
@@ -101,8 +108,8 @@ def _children(children: Sequence[ChildState]) -> Iterator[Metric]:
 def _runner(status: ShopStatus) -> Iterator[Metric]:
     yield _counter("pp_tasks_answered", "Tasks answered with a release since the runner started.", status.answered)
     refused = CounterMetricFamily("pp_tasks_refused", "Tasks refused since the runner started.", labels=["code"])
-    for code, count in sorted(status.refused.items()):
-        refused.add_metric([code], count)
+    for code in RefusalCode:  # those that never were, too: an increase is seen from the first
+        refused.add_metric([code.value], status.refused.get(code.value, 0))
     yield refused
     yield _gauge("pp_orders_readable", "0 if the orders could not be read.", float(not status.fault))
     if status.last_task:

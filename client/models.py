@@ -25,12 +25,14 @@ class PulledModel:
 
     Attributes:
         new: whether it was fetched now; else it was here.
+        again: the number of the first model with the same file, where the platform went back to it; else None.
     """
 
     manifest: ModelManifest
     plan: TrainingPlan
     folder: Path
     new: bool
+    again: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +58,15 @@ def pull_newest(client: PlatformClient, key: VerifyKey, folder: Path) -> PulledM
     if not published:
         return None
     manifest, signed = max(published, key=lambda each: each[0].model_id)
+    first = min(other.model_id for other, _ in published if other.sha256 == manifest.sha256)
+    again = None if first == manifest.model_id else first
     place = folder / f"{manifest.model_id:06d}-{manifest.sha256[:12]}"
     if place.exists():
         data = check_file((place / MODEL_FILE).read_bytes(), manifest.sha256, what=f"model in {place}")
         check_file((place / CARD_FILE).read_bytes(), manifest.card_sha256, what=f"card in {place}")
         if not (place / MANIFEST_FILE).exists():  # pulled by an older version of this program
             write_private(place / MANIFEST_FILE, signed)
-        return PulledModel(manifest=manifest, plan=checked_plan(data, manifest), folder=place, new=False)
+        return PulledModel(manifest=manifest, plan=checked_plan(data, manifest), folder=place, new=False, again=again)
     data, card = client.model(manifest), client.card(manifest)
     plan = checked_plan(data, manifest)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -75,7 +79,7 @@ def pull_newest(client: PlatformClient, key: VerifyKey, folder: Path) -> PulledM
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
-    return PulledModel(manifest=manifest, plan=plan, folder=place, new=True)
+    return PulledModel(manifest=manifest, plan=plan, folder=place, new=True, again=again)
 
 
 def newest_kept(folder: Path, key: VerifyKey) -> KeptModel:

@@ -86,6 +86,11 @@ class OfferPoll:
         lately = 3 * self._settings.local.poll_seconds + 2.0
         return self._answered_at is not None and time.monotonic() - self._answered_at < lately
 
+    @property
+    def clock_apart(self) -> float | None:
+        """This machine's clock minus the platform's at its last answer, in seconds; None before."""
+        return self._client.clock_apart
+
     def run(self, stop: threading.Event) -> None:
         """Polls until `stop` is set; never raises."""
         wait = 0.0

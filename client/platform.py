@@ -1,11 +1,13 @@
-"""The merchant's requests to the platform: offers, decisions, models; each signed with its key, over pinned TLS."""
+"""The merchant's requests to the platform: offers, decisions, models, quantiles; each signed, over pinned TLS."""
 
 from __future__ import annotations
 
 import datetime as dt
+import importlib.metadata
 import json
 import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,7 +16,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agreement.manifest import ModelManifest, check_file, verify_manifest
 from agreement.offer import DecisionState, OfferCode
-from agreement.requests import DECISIONS_PATH, MODELS_PATH, OFFERS_PATH, sign_request
+from agreement.requests import (
+    DECISIONS_PATH,
+    MARKET_PATH,
+    MODELS_PATH,
+    OFFERS_PATH,
+    VERSION_HEADER,
+    sign_request,
+)
 from agreement.signing import VerifyKey
 from client.preflight import PlatformError, PlatformFault, checked_skew, platform_errors, tls_context
 from client.settings import MerchantSettings
@@ -25,6 +34,9 @@ LONGEST_SECONDS = 60.0  # of one answer as a whole
 MOST_LIST_BYTES = 16 * 2**20
 MOST_MODEL_BYTES = 256 * 2**20
 MOST_CARD_BYTES = 2**20
+
+_PACKAGE = "purchase-power"
+_NOT_FOUND = 404
 
 
 class RefusedError(PurchasePowerError):
@@ -49,6 +61,9 @@ class PlatformClient:
     Args:
         clock: now, in UTC.
 
+    Attributes:
+        clock_apart: this machine's clock minus the platform's at its last answer, in seconds, good to one; None before.
+
     Raises:
         PlatformError: from every request: not reached, or not who it should be; `permanent` says which.
         RefusedError: from every request: this merchant's key is not registered there, or the answer makes no sense.
@@ -63,13 +78,17 @@ class PlatformClient:
         clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._address, self._key, self._clock = address, node_key, clock
+        self.clock_apart: float | None = None
         self._http = httpx.Client(
             base_url=f"https://{address}",
             verify=tls_context(ca_pem),
             trust_env=False,
             follow_redirects=False,
             timeout=TIMEOUT_SECONDS,
-            headers={"accept-encoding": "identity"},  # nothing that is small here and large there
+            headers={
+                "accept-encoding": "identity",  # nothing that is small here and large there
+                VERSION_HEADER: _own_version(),
+            },
         )
 
     def __enter__(self) -> Self:
@@ -123,6 +142,17 @@ class PlatformClient:
         data = self._ask("GET", f"{MODELS_PATH}/{manifest.sha256}/card", most_bytes=MOST_CARD_BYTES)
         return check_file(data, manifest.card_sha256, what="model's card")
 
+    def market(self) -> bytes | None:
+        """The federation's quantiles as they were signed, nothing about them checked; None where the platform has none,
+        or is of a version that knows none."""
+        try:
+            texts = self._texts(MARKET_PATH, "markets")
+        except RefusedError as error:
+            if error.status != _NOT_FOUND:
+                raise
+            return None
+        return texts[0] if texts else None
+
     def _texts(self, path: str, name: str) -> list[bytes]:
         try:
             table: Any = json.loads(self._ask("GET", path, most_bytes=MOST_LIST_BYTES))
@@ -138,6 +168,7 @@ class PlatformClient:
         with platform_errors(self._address, timeout=TIMEOUT_SECONDS, connected=True):
             try:
                 with self._http.stream(method, path, content=body, headers=headers) as response:
+                    self.clock_apart = _apart(response.headers.get("date", ""), now=self._clock())
                     for part in response.iter_raw():
                         received += part
                         if time.monotonic() > deadline:
@@ -165,7 +196,7 @@ class PlatformClient:
                 "it does not know this merchant's key, or has removed it. Send keys/node.pub to the platform "
                 "and have it added.",
             )
-        if status == 404:
+        if status == _NOT_FOUND:
             return RefusedError(self._address, status, "it does not have what was asked for (HTTP 404)")
         return RefusedError(
             self._address,
@@ -187,6 +218,21 @@ def platform_client(settings: MerchantSettings) -> PlatformClient:
             f"{settings.paths.ca} cannot be read; take the certificate from the platform's invitation again"
         ) from None
     return PlatformClient(address=settings.platform.address, ca_pem=ca_pem, node_key=settings.node_key())
+
+
+def _own_version() -> str:
+    try:
+        return importlib.metadata.version(_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _apart(date: str, *, now: dt.datetime) -> float | None:
+    """Seconds from the time in a `date` header to `now`; None where the header is no time."""
+    try:
+        return (now - parsedate_to_datetime(date)).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return None
 
 
 def _cause(error: httpx.HTTPError, address: str) -> Exception:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from client.drift import STALE_DAYS, KeptRun, days_old, histogram, keep_run, run_before, stability_index
 from client.models import newest_kept
 from client.orders import Orders, read_orders
+from client.own_readout import with_own_readout
 from client.progress import Advance, Begin
 from client.score_file import TIERS, Parts, finished, open_parts, score_file, scoring_key, tier_cuts
 from client.scoring import DRIFT_FEATURES, NEWCOMER_ORDERS, Scorer, new_scorer, score_block
@@ -26,9 +27,11 @@ from client.sources import DataContract, OrderChunk, OrderSource
 from pp_model.baskets import basket_blocks
 from pp_model.config import to_mapping
 from pp_model.errors import ConfigError
-from pp_model.schema import SECONDS_PER_DAY, Window
+from pp_model.plan import TrainingPlan
+from pp_model.schema import SECONDS_PER_DAY, OrderLog, Window
+from pp_model.serialization import Arrays
 
-_FIRST_DAY, _EPOCH = dt.date(1900, 1, 1), dt.date(1970, 1, 1)
+FIRST_DAY, _EPOCH = dt.date(1900, 1, 1), dt.date(1970, 1, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,16 +94,16 @@ def score_all(
         ScoreFileError: the disk is full; the same call goes on.
     """
     model = newest_kept(models, settings.plan_key)
-    scorer = new_scorer(model.plan, model.arrays, cutoff)
-    source = _Watched(source=settings.source(), moved=progress("reading orders", None))
-    orders = read_orders(source, window=Window(start=_FIRST_DAY, end=cutoff))
-    newest = _newest(orders, cutoff, stale=stale)
+    source = WatchedSource(source=settings.source(), moved=progress("reading orders", None))
+    orders = read_orders(source, window=Window(start=FIRST_DAY, end=cutoff))
+    newest = newest_day(orders, cutoff, stale=stale)
     before = run_before(settings.paths.scores, cutoff)
     compared = f"{before.cutoff} {before.model}" if before else ""
     key = scoring_key(orders, model=model.manifest.sha256, cutoff=cutoff, compared_with=compared)
     parts = open_parts(out, key)
     advance = progress("scoring customers", orders.log.num_customers)
-    with _one_thread():
+    scorer = own_scorer(model.plan, model.arrays, orders.log, cutoff=cutoff, newest=newest)
+    with one_thread():
         number, scores, counts = _make_parts(scorer, orders, parts, advance)
     ids = pa.array(orders.customer_ids, pa.string())
     tiers = _write(parts, number, out, ids=ids, scores=scores, before=before, force=force)
@@ -138,8 +141,26 @@ def score_all(
     )
 
 
+def own_scorer(plan: TrainingPlan, arrays: Arrays, log: OrderLog, *, cutoff: dt.date, newest: dt.date) -> Scorer:
+    """The scorer of a pulled model with the readout moved towards this merchant's customers.
+
+    Where the orders end long before the cutoff, the newest window would teach that nobody buys any more: then the
+    readout stays the shared one.
+
+    Args:
+        newest: the day of the newest order.
+
+    Raises:
+        ArraysError: the arrays are not the plan's model.
+    """
+    with one_thread():
+        if days_old(newest, cutoff) <= STALE_DAYS:
+            arrays = with_own_readout(plan, arrays, log, cutoff=cutoff)
+    return new_scorer(plan, arrays, cutoff)
+
+
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """For batches this small, a second thread of PyTorch waits more than it works: four times, on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -205,7 +226,15 @@ def _read_again(parts: Parts, number: int) -> Iterator[pa.Table]:
         yield part
 
 
-def _newest(orders: Orders, cutoff: dt.date, *, stale: bool) -> dt.date:
+def newest_day(orders: Orders, cutoff: dt.date, *, stale: bool) -> dt.date:
+    """The day of the newest order.
+
+    Args:
+        stale: allows that it lies long before the cutoff.
+
+    Raises:
+        ConfigError: there is none, or none near the cutoff.
+    """
     if not len(orders.log):
         raise ConfigError(f"there is no order before the cutoff {cutoff}; choose a later one with --cutoff DATE")
     newest = _EPOCH + dt.timedelta(days=int(orders.log.timestamp.max()) // SECONDS_PER_DAY)
@@ -219,7 +248,7 @@ def _newest(orders: Orders, cutoff: dt.date, *, stale: bool) -> dt.date:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Watched:
+class WatchedSource:
     """A source whose rows are counted while they are read."""
 
     source: OrderSource
@@ -233,7 +262,7 @@ class _Watched:
     def contract(self) -> DataContract:
         return self.source.contract
 
-    def read(self, window: Window | None) -> Iterator[OrderChunk]:
-        for chunk in self.source.read(window):
+    def read(self, window: Window | None, *, extras: bool = False) -> Iterator[OrderChunk]:
+        for chunk in self.source.read(window, extras=extras):
             self.moved(chunk.rows_read)
             yield chunk

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from agreement.offer import DecisionState
+from client.agreements import Agreement
 from client.settings import MerchantSettings, Period
 from client.spending import Spending
 from client.statement import PrivacyStatement, epsilon_text, plain_epsilon, privacy_statement
 from pp_model.accounting import epsilon_spent
 from pp_model.config import to_mapping
+from pp_model.errors import ConfigError
 from pp_model.plan import TrainingPlan
 
 
@@ -63,6 +67,31 @@ class MerchantStatement:
             "promise": self.promise.to_mapping(),
             "paragraphs": [{"heading": heading, "text": text} for heading, text in self.paragraphs()],
         }
+
+
+def latest_plan(offered: Sequence[Agreement], spending: Spending) -> TrainingPlan:
+    """The plan charged last; before the first charge, the one approved last; before that, the one offered last.
+
+    Args:
+        offered: every agreement, in the order in which the offers came.
+
+    Raises:
+        ConfigError: no plan was offered yet, or the one charged last is not among them.
+    """
+    plans = {found.offer.plan.fingerprint: found.offer.plan for found in offered}
+    approved = [found.offer.plan for found in offered if found.state is DecisionState.APPROVED]
+    if spending.charges:
+        fingerprint = spending.charges[-1].plan
+        if fingerprint not in plans:
+            raise ConfigError(
+                f"the plan charged last ({fingerprint[:12]}) is not among the offers known here; put "
+                "state/agreements.sqlite back, or name another plan with --plan ID"
+            )
+        return plans[fingerprint]
+    for known in (approved, list(plans.values())):
+        if known:
+            return known[-1]
+    raise ConfigError("no plan was offered yet, and nothing was charged; ask with pp-client plans")
 
 
 def merchant_statement(settings: MerchantSettings, plan: TrainingPlan, spending: Spending) -> MerchantStatement:

@@ -20,7 +20,7 @@ from pp_model.feature_columns import RECENT_HORIZONS, feature_columns, log_ancho
 from pp_model.feature_history import CATEGORY_TOKENS, Floats, History
 from pp_model.schema import SECONDS_PER_DAY, EventType, OrderLog, day_start
 
-_BOUND = 6.0
+FEATURE_BOUND = 6.0
 YEAR_DAYS = 364  # whole weeks
 
 # Tokens of the sequence; 0 is padding in every field.
@@ -119,7 +119,7 @@ def rows_at(baskets: Baskets, cutoff: dt.date, spec: FeatureSpec) -> Examples:
     features = np.empty((history.num_rows, len(FEATURE_NAMES)), np.float32)
     for place, name in enumerate(FEATURE_NAMES):
         features[:, place] = columns[name]
-    np.clip(features, -_BOUND, _BOUND, out=features)
+    np.clip(features, -FEATURE_BOUND, FEATURE_BOUND, out=features)
     features[np.isnan(features)] = 0.0
     return Examples(
         features=features,

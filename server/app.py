@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
@@ -121,7 +122,15 @@ def train_and_publish(grid: Grid, settings: ServerSettings) -> int:
             registry.record_checkpoint(run, state.round, hashlib.sha256(path.read_bytes()).hexdigest())
 
         def begin(round: int) -> None:
-            write_atomically(settings.begun_file, str(round).encode())
+            if plan.secure_sum is not None:
+                write_atomically(settings.begun_file, str(round).encode())
+            wait = dt.timedelta(seconds=plan.server.round_timeout_seconds)
+            registry.ask_round(run, round, deadline=dt.datetime.now(dt.UTC) + wait)
+
+        def after(state: TrainingState) -> TrainingState:
+            if watch is None:
+                return state
+            return watch.after(state, tell=lambda *found: registry.record_check(run, state.round, *found))
 
         common: dict[str, Any] = {
             "plan": plan,
@@ -129,12 +138,13 @@ def train_and_publish(grid: Grid, settings: ServerSettings) -> int:
             "trainable": settings.trainable,
             "record": record,
             "save": save,
-            "after": watch.after if watch else None,
+            "after": after,
             "merchants": merchants if settings.merchants else None,
             "anchors": settings.anchors,
+            "begin": begin,
         }
         secure = plan.secure_sum is not None
-        strategy = SecureSumStrategy(begin=begin, **common) if secure else PurchasePowerStrategy(**common)
+        strategy = SecureSumStrategy(**common) if secure else PurchasePowerStrategy(**common)
         try:
             strategy.summary()
             final = strategy.start(grid)
@@ -148,6 +158,7 @@ def train_and_publish(grid: Grid, settings: ServerSettings) -> int:
                 run=run,
                 merchants=registry.largest_cohort(plan),
                 parent=settings.parent_model,
+                verdict=watch.judge(final) if watch else None,
             )
             if settings.sign:
                 settings.sign(registry, model)

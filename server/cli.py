@@ -15,9 +15,23 @@ from daemons.exit_codes import Exit
 from daemons.files import PrivateFileError
 from daemons.logs import configure_log
 from pp_model.errors import ArraysError, CheckpointError, PurchasePowerError
-from server.commands import Command, CommandError, merchants, plans, results, run, setup, up
+from server.commands import (
+    Command,
+    CommandError,
+    audit,
+    market,
+    merchants,
+    operators,
+    plans,
+    results,
+    run,
+    setup,
+    track,
+    ui,
+    up,
+)
 
-_COMMANDS = (setup, up, merchants, plans, run, results)
+_COMMANDS = (setup, up, merchants, plans, run, results, market, track, operators, ui, audit)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

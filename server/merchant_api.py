@@ -1,4 +1,4 @@
-"""What merchants ask the platform for, outside Flower: offers, decisions, models. Each request is signed by its key."""
+"""What merchants ask the platform for, outside Flower, each request signed: offers, decisions, models, quantiles."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from agreement.offer import DecisionState, OfferCode
-from agreement.requests import DECISIONS_PATH, MODELS_PATH, OFFERS_PATH, RequestError, verify_request
+from agreement.requests import (
+    DECISIONS_PATH,
+    MARKET_PATH,
+    MODELS_PATH,
+    OFFERS_PATH,
+    RequestError,
+    stated_version,
+    verify_request,
+)
 from server.registry import Registry
 from server.roster import Merchant, Roster, RosterError
 
@@ -59,6 +67,12 @@ def make_merchant_api(registry: Path) -> ASGIApp:
         del merchant, roster, body
         return _file(registry, params["sha256"], "card", "text/markdown")
 
+    def market(merchant: Merchant, roster: Roster, body: bytes, params: dict[str, Any]) -> Response:
+        del merchant, roster, body, params
+        with closing(Registry(registry)) as known:
+            data = known.market()
+        return JSONResponse({"markets": [] if data is None else [data.decode()]})
+
     async def elsewhere(request: Request, _: Exception) -> Response:
         return await run_in_threadpool(_handled, _nothing, request, b"", registry)
 
@@ -70,6 +84,7 @@ def make_merchant_api(registry: Path) -> ASGIApp:
             Route(MODELS_PATH, endpoint(models), methods=["GET"]),
             Route(MODELS_PATH + "/{sha256}", endpoint(model), methods=["GET"]),
             Route(MODELS_PATH + "/{sha256}/card", endpoint(card), methods=["GET"]),
+            Route(MARKET_PATH, endpoint(market), methods=["GET"]),
         ],
     )
 
@@ -84,6 +99,7 @@ def _handled(answer: _Answer, request: Request, body: bytes, registry: Path) -> 
             merchant = roster.by_fingerprint(fingerprint)
             if merchant is None:
                 raise RequestError("this key is no merchant's; send keys/node.pub to the platform")
+            _keep_sign_of_life(merchant, roster, request, now)
             return answer(merchant, roster, body, dict(request.path_params))
     except RequestError as error:
         return JSONResponse({"detail": str(error)}, 401)
@@ -92,6 +108,13 @@ def _handled(answer: _Answer, request: Request, body: bytes, registry: Path) -> 
     except (sqlite3.Error, OSError) as error:
         log.error("merchant api failed", extra={"route": request.scope["path"], "error": type(error).__name__})
         return JSONResponse({"detail": "the platform cannot answer now; try again later"}, 503)
+
+
+def _keep_sign_of_life(merchant: Merchant, roster: Roster, request: Request, now: dt.datetime) -> None:
+    try:
+        roster.seen(merchant, now=now, version=stated_version(request.headers))
+    except sqlite3.OperationalError as error:  # a full disk, say: who only reads is answered all the same
+        log.warning("sign of life not kept", extra={"merchant": merchant.name, "error": type(error).__name__})
 
 
 def _offers(merchant: Merchant, roster: Roster, body: bytes, params: dict[str, Any]) -> Response:

@@ -11,6 +11,7 @@ from pp_model.integer_sum import secure_epsilons
 from pp_model.plan import SecureSumPlan, TrainingPlan
 from pp_model.serialization import Arrays, fingerprint, to_safetensors
 from server.checkpoints import write_atomically
+from server.public_check import Verdict
 from server.registry import Registry
 
 _CARD = """\
@@ -117,10 +118,14 @@ def publish_model(
     run: int,
     merchants: int,
     parent: int | None,
+    verdict: Verdict | None = None,
 ) -> int:
     """The id of the model, registered, with `model.safetensors` and `model_card.md` in `directory`.
 
     The file carries its plan, so that it can be loaded without any other.
+
+    Args:
+        verdict: of the public check on these arrays, where there was one.
     """
     directory.mkdir(parents=True, exist_ok=True)
     data = to_safetensors(arrays, {"kind": "model", "plan": plan.to_json(), "plan_fingerprint": plan.fingerprint})
@@ -135,6 +140,7 @@ def publish_model(
         epsilon=plan_epsilon(plan, merchants=1),
         epsilon_two=plan_epsilon(plan, merchants=2),
         parent=parent,
+        verdict=verdict,
     )
 
 

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Gauge
-
 from daemons.health import HealthServer, Status
 from daemons.logs import configure_log
 from daemons.restarts import RestartPolicy
 from daemons.supervisor import Child, State, Supervisor, run_until_signal
 from pp_model.errors import PurchasePowerError
 from server.home import PlatformHome, ServerConfig, exclusive, host_and_port
+from server.metrics import Live, metrics_registry
 from server.pki import WARN_DAYS, check_certificate, days_left
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from server.roster import Roster
 
 SUPERLINK, SUPEREXEC = "superlink", "superexec"
-LOOK_SECONDS, RECONCILE_SECONDS, RETRY_SECONDS = 0.5, 60.0, 5.0
+LOOK_SECONDS, RECONCILE_SECONDS, RETRY_SECONDS = 0.5, 15.0, 5.0
 TASK_POLL_SECONDS = 0.25  # how often SuperExec asks for a run to start
 GRACE_SECONDS = 10.0
 _DAY_SECONDS = 86_400.0
@@ -64,11 +63,9 @@ def serve(home: PlatformHome, config: ServerConfig, *, address: str) -> int:
         log.info("platform starts", extra={"platform": config.name, "listen": config.listen, "address": config.address})
         supervisor = Supervisor(children(home, config, address=address), grace_seconds=GRACE_SECONDS)
         watch = _Watch(home, address, supervisor)
-        registry = CollectorRegistry()
-        _metrics(registry, home, supervisor)
         health = HealthServer(
             status=watch.status,
-            registry=registry,
+            registry=metrics_registry(home.registry, watch.live),
             http=host_and_port(config.health_http, key="health_http"),
             grpc=host_and_port(config.health_grpc, key="health_grpc"),
         )
@@ -152,9 +149,11 @@ class Reconciled:
 
     Attributes:
         refused: why a merchant could not be registered, by name.
+        online: names of the merchants that are connected.
     """
 
     registered: tuple[str, ...]
+    online: frozenset[str]
     unregistered: int
     refused: Mapping[str, str]
 
@@ -168,7 +167,7 @@ def reconcile(roster: Roster, client: ControlClient) -> Reconciled:
     from server.control import ControlError
 
     nodes = {node.public_key: node for node in client.nodes()}
-    registered, refused = [], {}
+    registered, refused, online = [], {}, set()
     for merchant in roster.merchants():
         node = nodes.pop(merchant.public_key, None)
         try:
@@ -180,21 +179,25 @@ def reconcile(roster: Roster, client: ControlClient) -> Reconciled:
             continue
         if node is None:
             registered.append(merchant.name)
+        elif node.status == "online":
+            online.add(merchant.name)
         if merchant.node_id != node_id:
             roster.set_node(merchant.name, node_id)
     for node in nodes.values():
         client.unregister(node.node_id)
-    return Reconciled(registered=tuple(registered), unregistered=len(nodes), refused=refused)
+    return Reconciled(registered=tuple(registered), unregistered=len(nodes), refused=refused, online=frozenset(online))
 
 
 class _Watch:
-    """A thread that reconciles when the SuperLink comes up and every minute, and looks at the certificate daily."""
+    """A thread that reconciles when the SuperLink comes up and every quarter of a minute, and looks at the certificate
+    daily."""
 
     def __init__(self, home: PlatformHome, address: str, supervisor: Supervisor) -> None:
         self._home, self._address, self._supervisor = home, address, supervisor
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._in_step = False
+        self._online: frozenset[str] | None = None
         self._pid: int | None = None
         self._due = 0.0
         self._certificate_due = 0.0
@@ -220,12 +223,18 @@ class _Watch:
             },
         )
 
+    def live(self) -> Live:
+        """What the metrics say beside the registry."""
+        return Live(
+            children=self._supervisor.states(), online=self._online, certificate_days=_certificate_days(self._home)
+        )
+
     def _run(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
             try:
                 self._look()
             except Exception as error:
-                self._in_step, self._due = False, time.monotonic() + RETRY_SECONDS
+                self._in_step, self._online, self._due = False, None, time.monotonic() + RETRY_SECONDS
                 log.warning("merchants not brought in step; trying again", extra={"error": type(error).__name__})
 
     def _look(self) -> None:
@@ -236,7 +245,7 @@ class _Watch:
         self._log_rounds()
         superlink = next(state for state in self._supervisor.states() if state.name == SUPERLINK)
         if superlink.state is not State.RUNNING:
-            self._in_step = False
+            self._in_step, self._online = False, None
             return
         if superlink.pid != self._pid or now >= self._due:
             self._due, self._pid = now + RECONCILE_SECONDS, superlink.pid
@@ -245,7 +254,10 @@ class _Watch:
     def _log_rounds(self) -> None:
         """Into the one log, out of the registry: SuperExec throws away what the runs' own processes write."""
         from server.registry import Registry
+        from server.roster import Roster
 
+        if self._last_round is None:
+            Roster(self._home.registry).close()  # makes its tables, for who only reads
         with Registry(self._home.registry) as registry:
             news = registry.rounds_after(self._last_round or 0)
         if self._last_round is not None:
@@ -275,23 +287,12 @@ class _Watch:
             log.error("merchant not registered: its key was used before; it needs a new one", extra={"merchant": name})
         if done.unregistered:
             log.info("nodes unregistered", extra={"nodes": done.unregistered})
-        self._in_step = not done.refused
+        self._in_step, self._online = not done.refused, done.online
 
     def _warn_of_expiry(self) -> None:
         days = _certificate_days(self._home)
         if days < WARN_DAYS:
             log.warning("the certificate expires; run pp-server renew and start up again", extra={"days_left": days})
-
-
-def _metrics(registry: CollectorRegistry, home: PlatformHome, supervisor: Supervisor) -> None:
-    def running(name: str) -> Callable[[], float]:
-        return lambda: float(any(s.name == name and s.state is State.RUNNING for s in supervisor.states()))
-
-    up = Gauge("pp_server_child_up", "Whether a child process runs", ["child"], registry=registry)
-    for name in (SUPERLINK, SUPEREXEC):
-        up.labels(name).set_function(running(name))
-    days = Gauge("pp_server_certificate_days_left", "Whole days until the certificate expires", registry=registry)
-    days.set_function(lambda: float(_certificate_days(home)))
 
 
 def _certificate_days(home: PlatformHome) -> int:

@@ -5,77 +5,24 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pp_model.plan import TrainingPlan
+from server.registry_file import open_registry, transaction
 
-if TYPE_CHECKING:
-    from server.rounds import RoundOutcome  # which needs PyTorch; who only reads the registry does not
+if TYPE_CHECKING:  # which need PyTorch; who only reads the registry does not
+    from server.public_check import Finding, Verdict
+    from server.rounds import RoundOutcome
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS runs (
-    id INTEGER PRIMARY KEY,
-    plan TEXT NOT NULL,
-    plan_fingerprint TEXT NOT NULL,
-    first_round INTEGER NOT NULL,
-    started TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('running', 'finished', 'failed'))
-);
-CREATE TABLE IF NOT EXISTS rounds (
-    id INTEGER PRIMARY KEY,
-    run INTEGER NOT NULL REFERENCES runs (id),
-    round INTEGER NOT NULL,
-    cohort INTEGER NOT NULL,
-    completions INTEGER NOT NULL,
-    void INTEGER NOT NULL,
-    seconds REAL NOT NULL,
-    norm REAL NOT NULL,
-    merchants TEXT NOT NULL DEFAULT '[]',
-    checkpoint TEXT
-);
-CREATE TABLE IF NOT EXISTS refusals (
-    round_id INTEGER NOT NULL REFERENCES rounds (id),
-    code TEXT NOT NULL,
-    merchants INTEGER NOT NULL,
-    PRIMARY KEY (round_id, code)
-);
-CREATE TABLE IF NOT EXISTS rejections (
-    round_id INTEGER NOT NULL REFERENCES rounds (id),
-    node TEXT NOT NULL,
-    code TEXT NOT NULL,
-    merchant TEXT,
-    PRIMARY KEY (round_id, node)
-);
-CREATE TABLE IF NOT EXISTS models (
-    id INTEGER PRIMARY KEY,
-    run INTEGER NOT NULL REFERENCES runs (id),
-    file TEXT NOT NULL,
-    sha256 TEXT NOT NULL UNIQUE,
-    epsilon REAL NOT NULL,
-    epsilon_two_merchants REAL NOT NULL,
-    delta REAL NOT NULL,
-    plan_fingerprint TEXT NOT NULL,
-    init_fingerprint TEXT NOT NULL,
-    parent INTEGER REFERENCES models (id),
-    manifest BLOB,
-    card_file TEXT
-);
-"""
-_ADDED_COLUMNS = (  # to files made before there were such
-    ("rounds", "merchants", "TEXT NOT NULL DEFAULT '[]'"),
-    ("rounds", "checkpoint", "TEXT"),
-    ("rejections", "merchant", "TEXT"),
-    ("models", "manifest", "BLOB"),
-    ("models", "card_file", "TEXT"),
-)
 _MODEL = (
     "id, run, file, sha256, epsilon, epsilon_two_merchants, delta, plan_fingerprint, init_fingerprint, parent, "
-    "manifest IS NOT NULL AS signed"
+    "manifest IS NOT NULL AS signed, published, rollback_of, log_loss, spend_error"
 )
+_ROUND_OF_MODEL = "(SELECT MAX(id) FROM rounds WHERE run = ? AND round = ? AND void = 0)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +30,16 @@ class RoundRecord:
     """One round as the registry holds it.
 
     Attributes:
+        norm: L2 norm of the aggregate of all releases, before the optimiser's step.
         refusals: how many merchants, by code.
         rejections: code by node.
         offenders: the same codes by the merchant's name; by its node where the name is not known.
         merchants: names of those whose releases were used, in order; () where names are not known.
         checkpoint: SHA-256 of the file with the state after the round; "" where the round left none.
+        ended: in UTC; "" where an earlier version recorded the round.
+        log_loss, spend_error: of the model after the round on made-up customers, see `server.public_check`; None where
+            it was not judged.
+        finding: what they say: "good", "doubtful", "bad" or "collapsed"; "" where it was not judged.
     """
 
     round: int
@@ -101,6 +53,10 @@ class RoundRecord:
     offenders: Mapping[str, str]
     merchants: tuple[str, ...]
     checkpoint: str
+    ended: str = ""
+    log_loss: float | None = None
+    spend_error: float | None = None
+    finding: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +68,9 @@ class RunRecord:
         started: in UTC.
         state: "running", "finished" or "failed". A run that was killed stays "running" until the next one of its plan.
         last_round: the last round that moved the model in this run; `first_round - 1` before any.
+        ended: in UTC; "" while it runs, and where nobody saw its end.
+        asked_round: the round that merchants are asked for; 0 while none are.
+        deadline: when that round ends at the latest, in UTC; "" while none is asked.
     """
 
     id: int
@@ -122,6 +81,9 @@ class RunRecord:
     last_round: int
     started: str
     state: str
+    ended: str = ""
+    asked_round: int = 0
+    deadline: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +91,15 @@ class ModelRecord:
     """A published model: its file, what it cost, and where it comes from.
 
     Attributes:
-        sha256: of the file.
+        sha256: of the file; a model and its rollbacks have the same.
         epsilon: of all rounds of the plan, for a customer of one merchant, at `delta`.
         epsilon_two_merchants: the same for a person who shops at two.
         init_fingerprint: of the arrays that training began with.
         parent: id of the model that those came from, or None.
         signed: whether there is a signed manifest, so that merchants can have it.
+        published: in UTC; "" where an earlier version recorded the model.
+        rollback_of: id of the model that was published again as this one, or None.
+        log_loss, spend_error: on made-up customers, as of `RoundRecord`; None where it was not judged.
     """
 
     id: int
@@ -148,20 +113,22 @@ class ModelRecord:
     init_fingerprint: str
     parent: int | None
     signed: bool
+    published: str = ""
+    rollback_of: int | None = None
+    log_loss: float | None = None
+    spend_error: float | None = None
 
 
 class Registry:
     """The registry in the file `path`, made where it is missing. Every method is one transaction, on the disk when
-    it returns. Close it, or use it in a `with`."""
+    it returns. Close it, or use it in a `with`.
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
-        for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            self._db.execute(f"PRAGMA {pragma}")
-        self._db.executescript(_SCHEMA)
-        self._migrate()
+    Args:
+        read_only: the file must be there, and nothing of it is changed; see `open_file`.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._db = open_registry(path, read_only=read_only)
 
     def __enter__(self) -> Registry:
         return self
@@ -178,18 +145,30 @@ class Registry:
 
         Earlier runs of the plan that never said how they ended have failed.
         """
-        now = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         self._db.execute(
-            "UPDATE runs SET state = 'failed' WHERE plan_fingerprint = ? AND state = 'running'", (plan.fingerprint,)
+            "UPDATE runs SET state = 'failed', asked_round = 0, deadline = '' "
+            "WHERE plan_fingerprint = ? AND state = 'running'",
+            (plan.fingerprint,),
         )
-        row = (plan.to_json(), plan.fingerprint, first_round, now)
+        row = (plan.to_json(), plan.fingerprint, first_round, _now())
         return self._insert(
             "INSERT INTO runs (plan, plan_fingerprint, first_round, started, state) VALUES (?, ?, ?, ?, 'running')", row
         )
 
+    def ask_round(self, run: int, round: int, *, deadline: dt.datetime) -> None:
+        """Merchants are asked for a round from now on, until it is recorded or the run ends.
+
+        Args:
+            deadline: in UTC; nobody is waited for after it.
+        """
+        until = deadline.isoformat(timespec="seconds")
+        self._db.execute("UPDATE runs SET asked_round = ?, deadline = ? WHERE id = ?", (round, until, run))
+
     def end_run(self, run: int, state: Literal["finished", "failed"]) -> None:
         """The run is over."""
-        self._db.execute("UPDATE runs SET state = ? WHERE id = ?", (state, run))
+        self._db.execute(
+            "UPDATE runs SET state = ?, ended = ?, asked_round = 0, deadline = '' WHERE id = ?", (state, _now(), run)
+        )
 
     def record_round(
         self,
@@ -205,13 +184,13 @@ class Registry:
             names: of merchants by node, where they are known.
         """
         known = names or {}
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(self._db):
             counts = (outcome.round, outcome.cohort, outcome.completions, outcome.void)
+            used = json.dumps([known[n] for n in outcome.completed if n in known])
             round_id = self._insert(
-                "INSERT INTO rounds (run, round, cohort, completions, void, seconds, norm, merchants) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (run, *counts, seconds, outcome.norm, json.dumps([known[n] for n in outcome.completed if n in known])),
+                "INSERT INTO rounds (run, round, cohort, completions, void, seconds, norm, merchants, ended) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (run, *counts, seconds, outcome.norm, used, _now()),
             )
             codes = [code.value for code in outcome.refusals.values()]
             self._db.executemany(
@@ -222,18 +201,18 @@ class Registry:
                 "INSERT INTO rejections (round_id, node, code, merchant) VALUES (?, ?, ?, ?)",
                 [(round_id, str(n), code.value, known.get(n)) for n, code in sorted(outcome.rejections.items())],
             )
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            self._db.execute("UPDATE runs SET asked_round = 0, deadline = '' WHERE id = ?", (run,))
+
+    def record_check(self, run: int, round: int, verdict: Verdict, finding: Finding) -> None:
+        """What the public check says of the model after a round of this run."""
+        self._db.execute(
+            f"UPDATE rounds SET log_loss = ?, spend_error = ?, finding = ? WHERE id = {_ROUND_OF_MODEL}",
+            (verdict.log_loss, verdict.spend_error, finding.value, run, round),
+        )
 
     def record_checkpoint(self, run: int, round: int, sha256: str) -> None:
         """The state after a round of this run is on the disk, in a file with this SHA-256."""
-        self._db.execute(
-            "UPDATE rounds SET checkpoint = ? WHERE id = "
-            "(SELECT MAX(id) FROM rounds WHERE run = ? AND round = ? AND void = 0)",
-            (sha256, run, round),
-        )
+        self._db.execute(f"UPDATE rounds SET checkpoint = ? WHERE id = {_ROUND_OF_MODEL}", (sha256, run, round))
 
     def add_model(
         self,
@@ -245,16 +224,22 @@ class Registry:
         epsilon: float,
         epsilon_two: float,
         parent: int | None,
+        verdict: Verdict | None = None,
     ) -> int:
-        """The id of a published model; of the one that is there already where the same file was published before."""
-        known = self._db.execute("SELECT id FROM models WHERE sha256 = ?", (sha256,)).fetchone()
-        if known:
+        """The id of a published model; of the one that is there already where the same file was published before.
+
+        Args:
+            verdict: of the public check, where there was one.
+        """
+        known = self._db.execute("SELECT MIN(id) AS id FROM models WHERE sha256 = ?", (sha256,)).fetchone()
+        if known["id"] is not None:
             return int(known["id"])
         fingerprints = (plan.fingerprint, plan.init_fingerprint)
+        check = (None, None) if verdict is None else (verdict.log_loss, verdict.spend_error)
         return self._insert(
             "INSERT INTO models (run, file, sha256, epsilon, epsilon_two_merchants, delta, plan_fingerprint, "
-            "init_fingerprint, parent) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (run, file, sha256, epsilon, epsilon_two, plan.delta, *fingerprints, parent),
+            "init_fingerprint, parent, published, log_loss, spend_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (run, file, sha256, epsilon, epsilon_two, plan.delta, *fingerprints, parent, _now(), *check),
         )
 
     def sign_model(self, model: int, manifest: bytes, card_file: str) -> None:
@@ -263,6 +248,22 @@ class Registry:
             "UPDATE models SET manifest = ?, card_file = ? WHERE id = ? AND manifest IS NULL",
             (manifest, card_file, model),
         )
+
+    def add_rollback(self, model: int, sign: Callable[[int], bytes]) -> int:
+        """The id under which a signed model is published once more, as the newest: all of it or nothing.
+
+        Args:
+            sign: the manifest of the model under the number that it is given.
+        """
+        same = "run, file, sha256, epsilon, epsilon_two_merchants, delta, plan_fingerprint, init_fingerprint, parent, "
+        same += "card_file, log_loss, spend_error"
+        with transaction(self._db):
+            again = self._insert(
+                f"INSERT INTO models ({same}, published, rollback_of) SELECT {same}, ?, id FROM models WHERE id = ?",
+                (_now(), model),
+            )
+            self._db.execute("UPDATE models SET manifest = ? WHERE id = ?", (sign(again), again))
+        return again
 
     def manifest(self, model: int) -> bytes | None:
         """The signed manifest of a model."""
@@ -277,9 +278,18 @@ class Registry:
     def published_file(self, sha256: str, which: str) -> Path | None:
         """Where the "model" or the "card" of the signed model with this SHA-256 is; None where there is no such."""
         row = self._db.execute(
-            "SELECT file, card_file FROM models WHERE sha256 = ? AND manifest IS NOT NULL", (sha256,)
+            "SELECT file, card_file FROM models WHERE sha256 = ? AND manifest IS NOT NULL ORDER BY id", (sha256,)
         ).fetchone()
         return None if row is None else Path(row["file"] if which == "model" else row["card_file"])
+
+    def publish_market(self, data: bytes) -> None:
+        """Merchants get these signed quantiles of the federation from now on, and those before them no more."""
+        self._insert("INSERT INTO markets (data, published) VALUES (?, ?)", (data, _now()))
+
+    def market(self) -> bytes | None:
+        """The signed quantiles that were published last."""
+        row = self._db.execute("SELECT data FROM markets ORDER BY id DESC LIMIT 1").fetchone()
+        return None if row is None else bytes(row["data"])
 
     def runs(self) -> list[tuple[int, str, int, str]]:
         """(id, plan fingerprint, first round, state) of every run, oldest first."""
@@ -288,8 +298,7 @@ class Registry:
     def run_records(self) -> list[RunRecord]:
         """Every run, oldest first."""
         rows = self._db.execute(
-            "SELECT id, plan, plan_fingerprint, first_round, started, state, (SELECT MAX(round) FROM rounds "
-            "WHERE rounds.run = runs.id AND void = 0) AS last FROM runs ORDER BY id"
+            "SELECT *, (SELECT MAX(round) FROM rounds WHERE run = runs.id AND void = 0) AS last FROM runs ORDER BY id"
         )
         return [_run(row) for row in rows]
 
@@ -348,23 +357,8 @@ class Registry:
             offenders={r["merchant"] or r["node"]: r["code"] for r in rejections},
             merchants=tuple(json.loads(row["merchants"])),
             checkpoint=row["checkpoint"] or "",
+            **{name: row[name] for name in ("ended", "log_loss", "spend_error", "finding")},
         )
-
-    def _migrate(self) -> None:
-        if not self._missing_columns():
-            return
-        self._db.execute("BEGIN IMMEDIATE")  # two processes may open an old file at once
-        for table, column, kind in self._missing_columns():
-            self._db.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
-        self._db.execute("COMMIT")
-
-    def _missing_columns(self) -> list[tuple[str, str, str]]:
-        there = {
-            (table, row["name"])
-            for table in {table for table, _, _ in _ADDED_COLUMNS}
-            for row in self._db.execute(f"PRAGMA table_info({table})")
-        }
-        return [added for added in _ADDED_COLUMNS if added[:2] not in there]
 
     def _insert(self, statement: str, values: tuple[object, ...]) -> int:
         with closing(self._db.cursor()) as cursor:
@@ -384,4 +378,11 @@ def _run(row: sqlite3.Row) -> RunRecord:
         last_round=row["first_round"] - 1 if row["last"] is None else row["last"],
         started=row["started"],
         state=row["state"],
+        ended=row["ended"],
+        asked_round=row["asked_round"],
+        deadline=row["deadline"],
     )
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

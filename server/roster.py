@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import datetime as dt
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from agreement.node_keys import fingerprint_of, load_public, public_text
 from agreement.offer import EVERYBODY, DecisionState, Offer, OfferCode
 from pp_model.errors import PurchasePowerError
 from pp_model.protocol import Anchor
+from server.registry_file import open_file, transaction
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS merchants (
@@ -25,7 +24,9 @@ CREATE TABLE IF NOT EXISTS merchants (
     fingerprint TEXT NOT NULL,
     node_id TEXT,
     added TEXT NOT NULL,
-    removed TEXT
+    removed TEXT,
+    last_seen TEXT,
+    version TEXT NOT NULL DEFAULT ''
 );
 CREATE UNIQUE INDEX IF NOT EXISTS active_name ON merchants (name) WHERE removed IS NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS active_key ON merchants (fingerprint) WHERE removed IS NULL;
@@ -60,7 +61,9 @@ CREATE TABLE IF NOT EXISTS anchors (
     PRIMARY KEY (merchant, ledger)
 );
 """
+_ADDED = (("merchants", "last_seen", "TEXT"), ("merchants", "version", "TEXT NOT NULL DEFAULT ''"))
 _MAX_NAME = 60
+SEEN_SECONDS = 60  # the least between two signs of life of a merchant that are written down
 
 
 class RosterError(PurchasePowerError):
@@ -76,6 +79,8 @@ class Merchant:
         fingerprint: of that key.
         node_id: its number at the SuperLink; None until it is registered there.
         added, removed: times in UTC.
+        last_seen: when it last asked the platform for anything, in UTC, to the minute; None: never.
+        version: of its program, as it says; "" where it has not said.
     """
 
     name: str
@@ -84,6 +89,8 @@ class Merchant:
     node_id: int | None
     added: str
     removed: str | None
+    last_seen: str | None
+    version: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,15 +105,14 @@ class Decision:
 
 class Roster:
     """The roster in the file `path`, made where it is missing. Every method is one transaction, on the disk when it
-    returns. Close it, or use it in a `with`."""
+    returns. Close it, or use it in a `with`.
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._db = sqlite3.connect(path, isolation_level=None)
-        self._db.row_factory = sqlite3.Row
-        for pragma in ("busy_timeout = 10000", "journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-            self._db.execute(f"PRAGMA {pragma}")
-        self._db.executescript(_SCHEMA)
+    Args:
+        read_only: the file must be there, and nothing of it is changed; see `open_file`.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        self._db = open_file(path, schema=_SCHEMA, added=_ADDED, read_only=read_only)
 
     def __enter__(self) -> Roster:
         return self
@@ -129,7 +135,7 @@ class Roster:
         if not (name.strip() == name and name.isprintable() and 1 <= len(name) <= _MAX_NAME):
             raise RosterError(f"{name!r} is not a name for a merchant; use 1 to {_MAX_NAME} printable characters")
         fingerprint = fingerprint_of(key)
-        with self._transaction():
+        with transaction(self._db):
             for merchant in self.merchants():
                 if name == merchant.name:
                     raise RosterError(f"merchant {name!r} is there already; choose another name, or remove it first")
@@ -169,6 +175,23 @@ class Roster:
         ).fetchone()
         return _merchant(row) if row else None
 
+    def seen(self, merchant: Merchant, *, now: dt.datetime, version: str) -> None:
+        """The merchant has just asked for something. However often it asks, one write in `SEEN_SECONDS`.
+
+        Args:
+            merchant: as it was read for this request.
+            now: in UTC.
+            version: as its program says.
+        """
+        last = merchant.last_seen
+        if last is not None and abs((now - dt.datetime.fromisoformat(last)).total_seconds()) < SEEN_SECONDS:
+            return
+        self._db.execute(
+            "UPDATE merchants SET last_seen = ?, version = ? WHERE fingerprint = ? AND removed IS NULL "
+            "AND last_seen IS ?",  # of several requests at once, one
+            (now.isoformat(timespec="seconds"), version, merchant.fingerprint, last),
+        )
+
     def name_of(self, node_id: int) -> str:
         """The name of the merchant that is or was this node; the number itself where it never was one."""
         row = self._db.execute(
@@ -184,7 +207,7 @@ class Roster:
 
     def open_offer(self, data: bytes, offer: Offer) -> None:
         """Puts a signed offer out; again where it was closed."""
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute(
                 "INSERT INTO offers (id, serial, plan_id, data, opened) VALUES (?, ?, ?, ?, ?) "
                 "ON CONFLICT (id) DO UPDATE SET closed = NULL",
@@ -263,16 +286,6 @@ class Roster:
         known = ", ".join(merchant.name for merchant in self.merchants()) or "none yet"
         raise RosterError(f"no merchant {name!r}; there are: {known}")
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
-
 
 def _merchant(row: sqlite3.Row) -> Merchant:
     return Merchant(
@@ -282,6 +295,8 @@ def _merchant(row: sqlite3.Row) -> Merchant:
         node_id=None if row["node_id"] is None else int(row["node_id"]),
         added=row["added"],
         removed=row["removed"],
+        last_seen=row["last_seen"],
+        version=row["version"],
     )
 
 

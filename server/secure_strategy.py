@@ -49,8 +49,7 @@ class SecureSumStrategy(PurchasePowerStrategy):
     """
 
     def __init__(self, *, begin: Callable[[int], None], **rest: Any) -> None:
-        super().__init__(**rest)
-        self._begin = begin
+        super().__init__(begin=begin, **rest)
         self._sums = secure_sum_of(self.plan)
         self._parameters = sum(int(np.prod(shape)) for shape in self._trainable.values())
         merchants, survivors = len(self._sums.roster), self.plan.server.min_completions

@@ -54,6 +54,7 @@ class PurchasePowerStrategy(Strategy):
         merchants: the name of each node that may be asked, looked up anew in every round. Their releases are summed in
             the order of these names. None: all that are connected, in the order of their ids.
         anchors: told to every merchant with its task, and brought up to date by what comes back.
+        begin: told the number of every round before anybody is asked; durable when it returns.
     """
 
     def __init__(
@@ -67,10 +68,11 @@ class PurchasePowerStrategy(Strategy):
         after: Callable[[TrainingState], TrainingState] | None = None,
         merchants: Callable[[], Mapping[int, str]] | None = None,
         anchors: AnchorBook | None = None,
+        begin: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.plan, self.state = plan, state
         self._trainable, self._record, self._save = trainable, record, save
-        self._after = after or (lambda state: state)
+        self._after, self._begin = after or (lambda state: state), begin
         self._merchants, self._anchors = merchants, anchors
         self._task = ""
         self.asked: list[Message] = []
@@ -89,6 +91,8 @@ class PurchasePowerStrategy(Strategy):
             number = self.state.round + 1
             tasks = list(self.configure_train(number, arrays_to_record(self.state.arrays), ConfigRecord(), grid))
             timeout = self.plan.server.round_timeout_seconds
+            if tasks:
+                self._begin(number)
             self.aggregate_train(number, exchange(grid, tasks, timeout=timeout))
         return self.state
 

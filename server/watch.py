@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,10 +44,15 @@ class Watch:
         """Where to go on from the latest checkpoint: from the good state, where that was kept later."""
         return self._good if self._good.round > state.round else state
 
-    def after(self, state: TrainingState) -> TrainingState:
+    def after(
+        self, state: TrainingState, *, tell: Callable[[Verdict, Finding], None] = lambda *_: None
+    ) -> TrainingState:
         """What training goes on from after a round that moved the model: the same state, or the last good one.
 
         A state that is put back has the round of the one it replaces: a round is asked once.
+
+        Args:
+            tell: told what was found, before anything follows from it.
 
         Raises:
             RunStoppedError: the model has collapsed for the second time; the good state is kept, and a run that
@@ -54,6 +60,7 @@ class Watch:
         """
         verdict = self._check.judge(state.arrays)
         self._guard, finding = self._guard.judged(verdict, round=state.round)
+        tell(verdict, finding)
         if finding is Finding.COLLAPSED:
             return self._put_back(state, verdict)
         if finding is Finding.GOOD:
@@ -64,6 +71,10 @@ class Watch:
     def final(self, state: TrainingState) -> TrainingState:
         """What to publish after the last round: a model that was bad at the end is the last good one instead."""
         return state if not self._guard.bad else replace(self._good, round=state.round)
+
+    def judge(self, state: TrainingState) -> Verdict:
+        """How good the model is that would be published now."""
+        return self._check.judge(state.published)
 
     def _put_back(self, state: TrainingState, verdict: Verdict) -> TrainingState:
         since, stop = self._good.round, self._guard.collapses >= MOST_COLLAPSES

@@ -16,7 +16,7 @@ from pp_model.serialization import Arrays
 from pp_model.train import customer_rows, pick_device, train_locally
 from server.optimizer import ServerOptimizer
 from server.recipe import Recipe
-from simulations.evaluate import Figures, Judge, joined
+from simulations.evaluate import Figures, Judge
 from simulations.federation import federate_by_engine
 from simulations.planning import plan_of
 from simulations.scenario import Scenario
@@ -46,8 +46,7 @@ def run_baseline(
             name: train_together(source_of(log, name=name), plan, init, device=scenario.device)
             for name, log in market.shops.items()
         }
-        rows = judge.rows_of()
-        predicted = joined([judge.predict_rows(models[shop], rows[shop]) for shop in market.shops if len(rows[shop])])
+        predicted = judge.predict_own(models)
     elif name == "central_non_private":
         plan = plan_of(without_privacy(scenario), init)
         everyone = source_of(_all_orders(market), name="everyone")

@@ -53,6 +53,10 @@ class Judge:
         """What the model says of some of them."""
         return predict(self.model, arrays, self.rows.select(rows))
 
+    def predict_own(self, models: Mapping[str, Arrays]) -> Prediction:
+        """What each merchant's own model says of its own customers."""
+        return joined([self.predict_rows(models[name], rows) for name, rows in self.rows_of().items() if len(rows)])
+
     def together(self, predicted: Prediction) -> Figures:
         """All figures over all merchants' customers."""
         return metrics_of(self.rows, predicted)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from client.own_readout import with_own_readout
 from client.policy import epsilon_by_merchants
 from client.statement import privacy_statement
 from pp_model.accounting import PrivacyEvent, epsilon_spent
@@ -63,7 +64,12 @@ def simulate(scenario: Scenario, directory: Path, progress: Progress) -> dict[st
         secret_for=secrets_for(scenario),
         on_round=progress.begin("training rounds", plan.rounds),
     )
-    predicted = judge.predict(run.arrays)
+    own = progress.begin("readouts of the merchants' own", len(market.shops))
+    models = {}
+    for number, (name, log) in enumerate(market.shops.items(), start=1):
+        models[name] = with_own_readout(plan, run.arrays, log, cutoff=scenario.cutoff)
+        own(number)
+    predicted = judge.predict_own(models)
     merchants = judge.by_merchant(predicted)
     seconds = time.monotonic() - started
     baselines = {}
@@ -79,6 +85,7 @@ def simulate(scenario: Scenario, directory: Path, progress: Progress) -> dict[st
         **_size(scenario, market, plan, judge),
         "seconds": round(seconds, 2),
         "merchants": merchants,
+        "shared_readout": judge.together(judge.predict(run.arrays)),
         "baselines": baselines,
         "history": [{"round": number, **judge.together(judge.predict(arrays))} for number, arrays in run.history],
         "epsilon_by_round": _epsilon_by_round(plan),

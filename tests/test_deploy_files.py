@@ -158,8 +158,11 @@ def test_the_setup_script_is_a_shell_script_and_wants_every_number_that_costs_pr
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
 def test_a_unit_runs_our_command_as_its_own_user_and_stops_where_a_person_is_needed(unit):
     lines = dict(line.split("=", 1) for line in unit.read_text().splitlines() if re.match(r"[A-Za-z]+=", line))
-    assert lines["User"] == unit.stem
-    assert lines["ExecStart"].startswith(f"/opt/purchase-power/bin/{unit.stem} ")
+    program = re.match(r"pp-(client|server)", unit.stem)[0]  # pp-client-serve runs pp-client serve, as pp-client
+    assert lines["User"] == program
+    words = lines["ExecStart"].removeprefix("/opt/purchase-power/bin/").split()
+    assert words[0] == program
+    assert fault_of_call(words) == ""
     assert lines["RestartPreventExitStatus"] == "2 6"
     assert f"/var/lib/{lines['StateDirectory']}" in lines["ExecStart"]
     for heading in re.findall(r'docs/deployment\.md, "(.*?)"', unit.read_text()):

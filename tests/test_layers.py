@@ -14,13 +14,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 EDGE = "flower_edge"
-SHARED = {"pp_model", EDGE, "agreement", "daemons", "secure_sum"}
+SHARED = {"pp_model", EDGE, "agreement", "daemons", "secure_sum", "web"}
 MAY_IMPORT = {  # product packages that a package may import, besides itself
     "pp_model": set(),
     EDGE: {"pp_model"},
     "agreement": {"pp_model"},
     "secure_sum": {"pp_model", "agreement"},
     "daemons": {"pp_model"},
+    "web": {"pp_model"},
     "client": SHARED,
     "synthetic": {"pp_model"},
     "server": {*SHARED, "synthetic"},
@@ -52,7 +53,7 @@ CLOCK_ENDINGS = (".now", ".today", ".utcnow")
 PURE = ("pp_model", "secure_sum")
 OS_ALLOWED_IN = ("pp_model/randomness.py", "secure_sum/member.py")  # for os.urandom, and nothing else of it
 MOST_LINES_A_FILE = 400
-MOST_LINES_OF_PURE = 4_150  # with the fast private step, written out layer by layer, and sums in whole numbers
+MOST_LINES_OF_PURE = 4_200  # with the fast private step, written out layer by layer, and sums in whole numbers
 
 
 def product_files() -> list[tuple[str, str]]:
@@ -193,6 +194,7 @@ PLANTED = [
     (import_faults, "client/task.py", "def f():\n    import simulations.seeded"),
     (import_faults, "client/sources/csv.py", "from simulations.seeded import SeededSource"),
     (import_faults, "server/app.py", "import client.ledger as l"),
+    (import_faults, "web/site.py", "from client.ledger import PrivacyLedger"),
     (import_faults, "synthetic/shops.py", "from simulations.seeded import SeededSource"),
     (import_faults, "client/task.py", "from synthetic.shops import synthetic_shop"),
     (import_faults, "server/app.py", "from tests.support.plans import tiny_plan"),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime as dt
-import getpass
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -41,29 +39,32 @@ def add_offer_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Approves the offer, and tells the platform if it can."""
-    from client.agreements import open_agreements, within_budget
-    from client.plan_view import plan_text
+    from client.decisions import approve_offer, local_user
     from client.settings import load_settings
-    from client.spending import read_spending
 
     settings, now = load_settings(args.config), dt.datetime.now(dt.UTC)
-    agreements = open_agreements(settings)
-    found = agreements.find(args.id)
-    sys.stdout.write(plan_text(found, read_spending(settings), now=now) + "\n")
+    found = shown_offer(settings, args.id, now=now)
     if not confirmed("Take part in this plan?", yes=args.yes):
         sys.stdout.write("Nothing was changed.\n")
         return Exit.DONE
-    afford = within_budget(settings)
-    found = agreements.approve(
-        found.offer.id,
-        policy=settings.policy,
-        afford=afford,
-        by=local_user(),
-        now=now,
-        changed_keys=args.changed_key,
-    )
-    sys.stdout.write(f"Approved: {found.offer.id}, {found.offer.plan.plan_id}. {tell_platform(settings, found)}\n")
+    found = approve_offer(settings, found.offer.id, by=local_user(), now=now, changed_keys=args.changed_key)
+    sys.stdout.write(f"Approved: {found.offer.id}, {found.offer.plan.plan_id}. {told(settings, found)}\n")
     return Exit.DONE
+
+
+def shown_offer(settings: MerchantSettings, offer_id: str, *, now: dt.datetime) -> Agreement:
+    """The agreement of the offer whose id begins so, after its text was printed.
+
+    Raises:
+        ConfigError: no offer, or several, of such an id.
+    """
+    from client.agreements import open_agreements
+    from client.plan_view import plan_text
+    from client.spending import read_spending
+
+    found = open_agreements(settings).find(offer_id)
+    sys.stdout.write(plan_text(found, read_spending(settings), now=now) + "\n")
+    return found
 
 
 def confirmed(question: str, *, yes: bool) -> bool:
@@ -81,22 +82,9 @@ def confirmed(question: str, *, yes: bool) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def local_user() -> str:
-    """Who decides, for this merchant's own history."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a user without a name
-        return f"uid {os.getuid()}"
+def told(settings: MerchantSettings, found: Agreement) -> str:
+    """Tells the platform; a sentence on what became of that."""
+    from client.decisions import tell_platform
 
-
-def tell_platform(settings: MerchantSettings, found: Agreement) -> str:
-    """Tells the platform the state and its code; a sentence on what became of that."""
-    from client.platform import RefusedError, platform_client
-    from client.preflight import PlatformError
-
-    try:
-        with platform_client(settings) as client:
-            client.decide(found.offer.id, found.state, found.code)
-    except (PlatformError, RefusedError) as error:
-        return f"The platform was not told; the daemon tells it when it runs. ({error})"
-    return "The platform was told."
+    why = tell_platform(settings, found)
+    return f"The platform was not told; the daemon tells it when it runs. ({why})" if why else "The platform was told."

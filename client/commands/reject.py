@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from client.commands import new_command
-from client.commands.approve import add_offer_arguments, confirmed, local_user, tell_platform
+from client.commands.approve import add_offer_arguments, confirmed, shown_offer, told
 from daemons.exit_codes import Exit
 
 
@@ -27,18 +27,14 @@ def add(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Rejects the offer, and tells the platform if it can."""
-    from client.agreements import open_agreements
-    from client.plan_view import plan_text
+    from client.decisions import local_user, reject_offer
     from client.settings import load_settings
-    from client.spending import read_spending
 
     settings, now = load_settings(args.config), dt.datetime.now(dt.UTC)
-    agreements = open_agreements(settings)
-    found = agreements.find(args.id)
-    sys.stdout.write(plan_text(found, read_spending(settings), now=now) + "\n")
+    found = shown_offer(settings, args.id, now=now)
     if not confirmed("Refuse this plan?", yes=args.yes):
         sys.stdout.write("Nothing was changed.\n")
         return Exit.DONE
-    found = agreements.reject(found.offer.id, by=local_user(), now=now)
-    sys.stdout.write(f"Refused: {found.offer.id}, {found.offer.plan.plan_id}. {tell_platform(settings, found)}\n")
+    found = reject_offer(settings, found.offer.id, by=local_user(), now=now)
+    sys.stdout.write(f"Refused: {found.offer.id}, {found.offer.plan.plan_id}. {told(settings, found)}\n")
     return Exit.DONE

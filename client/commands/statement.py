@@ -6,16 +6,10 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from client.commands import new_command
 from daemons.exit_codes import Exit
-from pp_model.errors import ConfigError
-
-if TYPE_CHECKING:
-    from client.agreements import Agreements
-    from client.spending import Spending
-    from pp_model.plan import TrainingPlan
 
 
 def add(commands: Any) -> None:
@@ -38,11 +32,11 @@ def run(args: argparse.Namespace) -> int:
     from client.agreements import open_agreements
     from client.settings import load_settings
     from client.spending import read_spending
-    from client.statement_page import merchant_statement, statement_html, statement_text
+    from client.statement_page import latest_plan, merchant_statement, statement_html, statement_text
 
     settings = load_settings(args.config)
     spending, agreements = read_spending(settings), open_agreements(settings)
-    plan = agreements.find(args.plan).offer.plan if args.plan else _latest(agreements, spending)
+    plan = agreements.find(args.plan).offer.plan if args.plan else latest_plan(agreements.all(), spending)
     statement = merchant_statement(settings, plan, spending)
     if args.html:
         args.html.write_text(statement_html(statement), encoding="utf-8")
@@ -52,22 +46,3 @@ def run(args: argparse.Namespace) -> int:
     else:
         sys.stdout.write(statement_text(statement))
     return Exit.DONE
-
-
-def _latest(agreements: Agreements, spending: Spending) -> TrainingPlan:
-    """The plan charged last; before the first charge, the one approved last; before that, the one offered last."""
-    offered = agreements.all()
-    plans = {found.offer.plan.fingerprint: found.offer.plan for found in offered}
-    approved = [found.offer.plan for found in offered if found.state == "approved"]
-    if spending.charges:
-        fingerprint = spending.charges[-1].plan
-        if fingerprint not in plans:
-            raise ConfigError(
-                f"the plan charged last ({fingerprint[:12]}) is not among the offers known here; put "
-                "state/agreements.sqlite back, or name another plan with --plan ID"
-            )
-        return plans[fingerprint]
-    for known in (approved, list(plans.values())):
-        if known:
-            return known[-1]
-    raise ConfigError("no plan was offered yet, and nothing was charged; ask with pp-client plans")

@@ -9,14 +9,14 @@ from client.sources.contract import DataContract
 from client.sources.csv import CsvSource
 from client.sources.memory import MemorySource
 from client.sources.parquet import ParquetSource
-from client.sources.rows import OrderChunk
+from client.sources.rows import OrderChunk, RowExtras
 from client.sources.sql import SqlSource
 from pp_model.errors import BadOrdersError
 from pp_model.schema import Window
 
 __all__ = [
-    "CsvSource", "DataContract", "MemorySource", "OrderChunk", "OrderSource", "ParquetSource", "SqlSource",
-    "open_source",
+    "CsvSource", "DataContract", "MemorySource", "OrderChunk", "OrderSource", "ParquetSource", "RowExtras",
+    "SqlSource", "open_source",
 ]  # fmt: skip
 
 CSV_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
@@ -34,10 +34,13 @@ class OrderSource(Protocol):
     def contract(self) -> DataContract:
         """What the merchant said about the orders."""
 
-    def read(self, window: Window | None) -> Iterator[OrderChunk]:
+    def read(self, window: Window | None, *, extras: bool = False) -> Iterator[OrderChunk]:
         """The orders inside the window, checked, in chunks of at most about 100,000 rows.
 
         A caller keeps nothing of a read that raised.
+
+        Args:
+            extras: whether `OrderChunk.extras` is wanted; without it none of those columns is looked at.
 
         Raises:
             BadOrdersError: by the first row that the contract does not let pass.

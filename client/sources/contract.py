@@ -15,9 +15,12 @@ REQUIRED_COLUMNS = ("customer_id", "timestamp", "amount")
 LOADED_COLUMNS = (*REQUIRED_COLUMNS, "order_id", "quantity", "category", "event_type", "merchant", "currency")
 # Free text may name anyone, and no feature reads it: the contract may mention the column, no source loads it.
 NEVER_LOADED_COLUMNS = ("text",)
+SLICE = "slice."  # before a slice's label in the names of loaded columns
+MOST_SLICES = 16
 
 # Cents stay exact through a float of 53 bits well beyond this bound.
 LARGEST_MAX_ORDER_CENTS = 10**12
+_LABEL = re.compile(r"\w[\w -]{0,39}")
 _OF_DIGITS = re.compile(r"[\d\s.,:/+\-TZ]*\d[\d\s.,:/+\-TZ]*")
 
 
@@ -39,6 +42,10 @@ class DataContract:
         no_later_than: last day that may appear; later rows are skipped and counted. None: no check.
         delimiter: of a CSV; None picks comma, semicolon or tab by the header.
         encoding: of a CSV.
+        discount: the source's column with the money taken off a line, at least 0; an empty cell is none. Only insight
+            reads it.
+        slices: our label -> the source's column, of what customers are grouped by in reports, such as a country. Only
+            insight reads them.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -51,6 +58,8 @@ class DataContract:
     no_later_than: dt.date | None = None
     delimiter: str | None = None
     encoding: str = "utf-8-sig"
+    discount: str | None = None
+    slices: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         known = (*LOADED_COLUMNS, *NEVER_LOADED_COLUMNS)
@@ -71,14 +80,34 @@ class DataContract:
             codecs.lookup(self.encoding)
         except LookupError:
             raise ConfigError(f"encoding is {self.encoding!r}; expected one such as utf-8 or cp1252") from None
+        self._check_extras()
+
+    def _check_extras(self) -> None:
+        if self.discount is not None and not self.discount:
+            raise ConfigError("discount is empty; write the source's column name or leave the key out")
+        if len(self.slices) > MOST_SLICES:
+            raise ConfigError(f"slices names {len(self.slices)} columns; allowed: {MOST_SLICES}")
+        if (text := self.theirs("text")) in (self.discount, *self.slices.values()):
+            raise ConfigError(
+                f"discount or a slice names {text!r}, the free text, which may name anyone; choose another"
+            )
+        for label, theirs in self.slices.items():
+            if not (_LABEL.fullmatch(label) and theirs):
+                raise ConfigError(
+                    f"slices.{label} is {theirs!r}; expected a label of letters, digits, spaces, - and _ (at most 40), "
+                    "and the source's column name"
+                )
 
     def theirs(self, name: str) -> str:
         """The source's name of our column `name`."""
         return self.columns.get(name, name)
 
 
-def used_columns(contract: DataContract, names: Sequence[str], *, place: str) -> dict[str, str]:
+def used_columns(contract: DataContract, names: Sequence[str], *, place: str, extras: bool = False) -> dict[str, str]:
     """Our name -> the source's name, for every column that will be loaded.
+
+    Args:
+        extras: whether the columns are loaded that no feature reads: "discount", and "slice.LABEL" of each slice.
 
     Raises:
         BadOrdersError: a required or explicitly named column is missing or there twice.
@@ -93,7 +122,22 @@ def used_columns(contract: DataContract, names: Sequence[str], *, place: str) ->
             used[name] = theirs
         elif name in required:
             raise BadOrdersError(_missing(name, theirs, names), place=place, column=theirs)
-    return {name: theirs for name, theirs in used.items() if name not in NEVER_LOADED_COLUMNS}
+    used = {name: theirs for name, theirs in used.items() if name not in NEVER_LOADED_COLUMNS}
+    return used | _extra_columns(contract, names, place=place) if extras else used
+
+
+def _extra_columns(contract: DataContract, names: Sequence[str], *, place: str) -> dict[str, str]:
+    wanted = {f"{SLICE}{label}": theirs for label, theirs in contract.slices.items()}
+    if contract.discount is not None:
+        wanted["discount"] = contract.discount
+    for name, theirs in wanted.items():
+        if (found := names.count(theirs)) != 1:
+            key = f"slices.{name.removeprefix(SLICE)}" if name.startswith(SLICE) else name
+            what = f"there is no column {theirs!r}" if not found else f"there are {found} columns {theirs!r}"
+            raise BadOrdersError(
+                f"{what}, needed as {key} of the contract; correct it there", place=place, column=theirs
+            )
+    return wanted
 
 
 def _missing(name: str, theirs: str, names: Sequence[str]) -> str:

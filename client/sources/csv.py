@@ -46,7 +46,7 @@ class CsvSource:
         """The file, as the merchant wrote it."""
         return self.path
 
-    def read(self, window: Window | None) -> Iterator[OrderChunk]:
+    def read(self, window: Window | None, *, extras: bool = False) -> Iterator[OrderChunk]:
         """The orders inside the window, in the order of the file.
 
         Raises:
@@ -59,7 +59,7 @@ class CsvSource:
             delimiter = self.contract.delimiter or self._delimiter(first_line)
             reader = csv.reader(itertools.chain([first_line], stream), delimiter=delimiter, strict=True)
             try:
-                yield from self._chunks(reader, window)
+                yield from self._chunks(reader, window, extras=extras)
             except csv.Error:
                 raise self._bad(
                     f"the quotes are broken, or a cell is longer than {csv.field_size_limit():,} characters; "
@@ -67,7 +67,7 @@ class CsvSource:
                     line=reader.line_num,
                 ) from None
 
-    def _chunks(self, reader: CsvReader, window: Window | None) -> Iterator[OrderChunk]:
+    def _chunks(self, reader: CsvReader, window: Window | None, *, extras: bool) -> Iterator[OrderChunk]:
         header = [name.strip() for name in next(reader)]
         if any(_is_escaped(name) for name in header):
             raise self._bad(
@@ -75,8 +75,8 @@ class CsvSource:
                 "or export the orders as CSV",
                 line=1,
             )
-        columns = used_columns(self.contract, header, place=self.place)
-        checker = RowChecker(self.contract, columns, place=self.place, window=window)
+        columns = used_columns(self.contract, header, place=self.place, extras=extras)
+        checker = RowChecker(self.contract, columns, place=self.place, window=window, extras=extras)
         positions = {name: header.index(theirs) for name, theirs in columns.items()}
         any_rows = False
         while True:

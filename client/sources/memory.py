@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from client.sources.contract import DataContract
-from client.sources.rows import BATCH_ROWS, OrderChunk, inside
+from client.sources.rows import BATCH_ROWS, OrderChunk, RowExtras, inside
 from pp_model.schema import OrderLog, Window
 
 
@@ -21,6 +21,7 @@ class MemorySource:
     Attributes:
         customer_ids: the id of each customer code of `log`.
         merchant: int32 per row, a position in `merchant_names`.
+        extras: of every row; None is none of any kind.
     """
 
     log: OrderLog
@@ -29,8 +30,9 @@ class MemorySource:
     merchant_names: Sequence[str] = ()
     place: str = "memory"
     contract: DataContract = field(default_factory=DataContract)
+    extras: RowExtras | None = None
 
-    def read(self, window: Window | None) -> Iterator[OrderChunk]:
+    def read(self, window: Window | None, *, extras: bool = False) -> Iterator[OrderChunk]:
         """The orders inside the window, in the order of the log; they are orders already, so nothing is refused."""
         ids, names = pa.array(self.customer_ids, pa.string()), pa.array(self.merchant_names, pa.string())
         for start in range(0, len(self.log), BATCH_ROWS):
@@ -49,4 +51,15 @@ class MemorySource:
                 rows_read=len(keep),
                 outside_window=int(len(keep) - keep.sum()),
                 skipped={},
+                extras=self._extras(part).select(keep) if extras else None,
             )
+
+    def _extras(self, part: slice) -> RowExtras:
+        if self.extras is None:
+            return RowExtras()
+        whole = self.extras
+        return RowExtras(
+            category=None if whole.category is None else whole.category[part],
+            discount_cents=None if whole.discount_cents is None else whole.discount_cents[part],
+            slices={label: cells[part] for label, cells in whole.slices.items()},
+        )

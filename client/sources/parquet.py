@@ -28,7 +28,7 @@ class ParquetSource:
         """The file, as the merchant wrote it."""
         return self.path
 
-    def read(self, window: Window | None) -> Iterator[OrderChunk]:
+    def read(self, window: Window | None, *, extras: bool = False) -> Iterator[OrderChunk]:
         """The orders inside the window, in the order of the file.
 
         Raises:
@@ -38,19 +38,19 @@ class ParquetSource:
             raise BadOrdersError("there is no such file; check the path", place=self.place)
         try:
             with pq.ParquetFile(self.path) as file:
-                yield from self._chunks(file, window)
+                yield from self._chunks(file, window, extras=extras)
         except (pa.ArrowException, OSError):  # its text may quote the file
             raise BadOrdersError(
                 "the file is not Parquet, or is damaged; copy or export it again", place=self.place
             ) from None
 
-    def _chunks(self, file: pq.ParquetFile, window: Window | None) -> Iterator[OrderChunk]:
-        columns = used_columns(self.contract, file.schema_arrow.names, place=self.place)
+    def _chunks(self, file: pq.ParquetFile, window: Window | None, *, extras: bool) -> Iterator[OrderChunk]:
+        columns = used_columns(self.contract, file.schema_arrow.names, place=self.place, extras=extras)
         if file.metadata.num_rows == 0:
             raise BadOrdersError("there are columns but no order; export the orders again", place=self.place)
-        checker = RowChecker(self.contract, columns, place=self.place, window=window)
+        checker = RowChecker(self.contract, columns, place=self.place, window=window, extras=extras)
         rows_before = 0
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(columns.values())):
+        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=list(dict.fromkeys(columns.values()))):
             cells = {name: batch.column(theirs) for name, theirs in columns.items()}
             lines = np.arange(rows_before + 1, rows_before + batch.num_rows + 1, dtype=np.int64)
             rows_before += batch.num_rows

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import IntEnum
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from client.sources import cells as c
-from client.sources.contract import DataContract
+from client.sources.contract import SLICE, DataContract
+from client.sources.refusals import BAD_ROWS, WORDS, Reason, Skip
 from pp_model.errors import BadOrdersError
 from pp_model.schema import NO_CATEGORY, SECONDS_PER_DAY, EventType, Window, category_code, day_start, fingerprint64
 
@@ -19,113 +19,8 @@ BATCH_ROWS = 100_000
 
 _MONEY_EVENTS = (EventType.PURCHASE, EventType.RETURN)
 _NO_EVENT = -1
+_NUMBERS = ("timestamp", "amount", "quantity", "discount")
 _MAX_QUANTITY = np.iinfo(np.int32).max
-
-
-class Reason(IntEnum):
-    """Why a row is not used; of several, the first here."""
-
-    NONE = 0
-    WRONG_NUMBER_OF_CELLS = 1
-    UNDECODABLE = 2
-    EMPTY_CUSTOMER = 3
-    EMPTY_MERCHANT = 4
-    BAD_TIMESTAMP = 5
-    UNKNOWN_EVENT = 6
-    UNKNOWN_CURRENCY = 7
-    SECOND_CURRENCY = 8
-    BAD_AMOUNT = 9
-    ABSURD_AMOUNT = 10
-    BAD_QUANTITY = 11
-    NEGATIVE_AMOUNT = 12
-    FUTURE = 13
-    REPEATED_ORDER = 14
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Words:
-    column: str
-    skipped: str
-    remedy: str
-
-
-_OR_SKIP = 'or leave such rows out with bad_rows = "skip"'
-WORDS = {
-    Reason.WRONG_NUMBER_OF_CELLS: _Words(
-        column="", skipped="wrong number of cells", remedy=f"this line has not as many cells as the header; {_OR_SKIP}"
-    ),
-    Reason.UNDECODABLE: _Words(
-        column="",
-        skipped="bytes that are not text",
-        remedy=f'the cell is not text in the stated encoding; set encoding (for example "cp1252"), {_OR_SKIP}',
-    ),
-    Reason.EMPTY_CUSTOMER: _Words(
-        column="customer_id", skipped="no customer id", remedy=f"the customer id is empty; fill it in, {_OR_SKIP}"
-    ),
-    Reason.EMPTY_MERCHANT: _Words(
-        column="merchant", skipped="no merchant", remedy=f"the merchant is empty; fill it in, {_OR_SKIP}"
-    ),
-    Reason.BAD_TIMESTAMP: _Words(
-        column="timestamp",
-        skipped="unreadable timestamp",
-        remedy="not a date or time between 1900 and 2200; expected 2025-12-31 or 2025-12-31 18:05:00: correct it, "
-        f"set timestamp_format, {_OR_SKIP}",
-    ),
-    Reason.UNKNOWN_EVENT: _Words(
-        column="event_type",
-        skipped="unknown event type",
-        remedy=f"not one of {', '.join(e.name.lower() for e in EventType)}; correct it, {_OR_SKIP}",
-    ),
-    Reason.UNKNOWN_CURRENCY: _Words(column="currency", skipped="unknown currency", remedy=""),
-    Reason.SECOND_CURRENCY: _Words(
-        column="currency",
-        skipped="",
-        remedy="the orders are in more than one currency; set currency to the one that counts, the others are skipped",
-    ),
-    Reason.BAD_AMOUNT: _Words(
-        column="amount",
-        skipped="unreadable amount",
-        remedy=f"not a plain decimal number such as 1234.50 (point, no thousands separator); correct it, {_OR_SKIP}",
-    ),
-    Reason.ABSURD_AMOUNT: _Words(
-        column="amount",
-        skipped="absurd amount",
-        remedy=f"larger than one order line can be; correct it, raise max_order_cents, {_OR_SKIP}",
-    ),
-    Reason.BAD_QUANTITY: _Words(
-        column="quantity", skipped="unreadable quantity", remedy=f"not a number of pieces; correct it, {_OR_SKIP}"
-    ),
-    Reason.NEGATIVE_AMOUNT: _Words(
-        column="amount",
-        skipped="negative amount",
-        remedy='a purchase with a negative amount; set negative_amounts to "return" or "skip" if that is meant',
-    ),
-    Reason.FUTURE: _Words(column="timestamp", skipped="date in the future", remedy=""),
-    Reason.REPEATED_ORDER: _Words(
-        column="order_id",
-        skipped="order id seen before",
-        remedy='an earlier row has this order id and event type; set duplicates to "lines" or "skip" if that is meant',
-    ),
-}
-_BAD_ROWS = {
-    Reason.WRONG_NUMBER_OF_CELLS,
-    Reason.UNDECODABLE,
-    Reason.EMPTY_CUSTOMER,
-    Reason.EMPTY_MERCHANT,
-    Reason.BAD_TIMESTAMP,
-    Reason.UNKNOWN_EVENT,
-    Reason.BAD_AMOUNT,
-    Reason.ABSURD_AMOUNT,
-    Reason.BAD_QUANTITY,
-}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Skip:
-    """Rows left out for one reason."""
-
-    count: int
-    first_line: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,6 +39,30 @@ class RawBatch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RowExtras:
+    """What no feature reads of some rows; for insight alone, and only where it is asked for.
+
+    Attributes:
+        category: pyarrow string Array, the merchant's own words; None where the source has no such column.
+        discount_cents: int64, at least 0; None where the contract names no such column.
+        slices: by label, pyarrow string Array, "" where nothing is said.
+    """
+
+    category: c.Cells | None = None
+    discount_cents: NDArray[np.int64] | None = None
+    slices: Mapping[str, c.Cells] = field(default_factory=dict)
+
+    def select(self, rows: c.Mask) -> RowExtras:
+        """The chosen rows, in their order."""
+        chosen = pa.array(rows)
+        return RowExtras(
+            category=None if self.category is None else self.category.filter(chosen),
+            discount_cents=None if self.discount_cents is None else self.discount_cents[rows],
+            slices={label: cells.filter(chosen) for label, cells in self.slices.items()},
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class OrderChunk:
     """Checked rows inside the window, as columns; dtypes as in `pp_model.schema.COLUMNS`.
 
@@ -154,6 +73,7 @@ class OrderChunk:
         rows_read: rows looked at, those left out included.
         outside_window: good rows left out because of the window.
         skipped: rows left out, by reason.
+        extras: None unless they were asked for.
     """
 
     customer: c.Cells
@@ -168,6 +88,7 @@ class OrderChunk:
     rows_read: int
     outside_window: int
     skipped: Mapping[Reason, Skip]
+    extras: RowExtras | None = None
 
 
 def inside(timestamp: NDArray[np.int64], window: Window | None) -> c.Mask:
@@ -186,9 +107,16 @@ class RowChecker:
     """Checks one source's batches in turn; it remembers how many rows came before and in which currency."""
 
     def __init__(
-        self, contract: DataContract, columns: Mapping[str, str], *, place: str, window: Window | None
+        self,
+        contract: DataContract,
+        columns: Mapping[str, str],
+        *,
+        place: str,
+        window: Window | None,
+        extras: bool = False,
     ) -> None:
         self._contract, self._columns, self._place, self._window = contract, columns, place, window
+        self._with_extras = extras
         self._rows_before = 0
         self._currency = contract.currency.strip().upper() if contract.currency else None
 
@@ -215,6 +143,7 @@ class RowChecker:
         quantity = _quantities(texts, reason)
         if (last := self._contract.no_later_than) is not None:
             _mark(reason, timestamp >= day_start(last) + SECONDS_PER_DAY, Reason.FUTURE)
+        discount = self._discounts(texts, event_type, reason)
         self._raise_first(batch, reason, undecodable)
 
         good = reason == Reason.NONE
@@ -235,6 +164,7 @@ class RowChecker:
             rows_read=len(reason),
             outside_window=int(good.sum() - keep.sum()),
             skipped=_skips(reason, batch.lines),
+            extras=_extras(texts, discount).select(keep) if self._with_extras else None,
         )
 
     def _texts(self, batch: RawBatch) -> tuple[dict[str, c.Cells], dict[str, c.Mask]]:
@@ -242,7 +172,7 @@ class RowChecker:
         texts, undecodable = {}, {}
         for name, column in batch.cells.items():
             cells = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-            if name not in ("timestamp", "amount", "quantity") or c.is_textual(cells):
+            if name not in _NUMBERS or c.is_textual(cells):
                 try:
                     cells, mask = c.as_text(cells)
                 except pa.ArrowException:
@@ -292,6 +222,20 @@ class RowChecker:
             _mark(reason, negative, Reason.NEGATIVE_AMOUNT)
         return np.where(event_type == EventType.RETURN, -np.abs(cents), np.where(with_money, cents, 0))
 
+    def _discounts(
+        self, texts: Mapping[str, c.Cells], event_type: NDArray[np.int8], reason: NDArray[np.int8]
+    ) -> NDArray[np.int64] | None:
+        """Cents taken off each line, 0 where nothing is said or no money flows; None without the column."""
+        if "discount" not in texts:
+            return None
+        cells = texts["discount"]
+        said = c.is_filled(cells) if c.is_textual(cells) else c.to_numpy(cells.is_valid())
+        said &= np.isin(event_type, _MONEY_EVENTS)
+        cents, is_number = c.hundredths(cells)
+        usable = is_number & (cents >= 0) & (cents <= self._contract.max_order_cents)
+        _mark(reason, said & ~usable, Reason.BAD_DISCOUNT)
+        return np.where(said & usable, cents, 0)
+
     def _orders(self, texts: Mapping[str, c.Cells]) -> NDArray[np.int64]:
         """Fingerprints of the order ids; a row without one is an order of its own."""
         count = len(texts["customer_id"])
@@ -305,7 +249,7 @@ class RowChecker:
     def _raise_first(self, batch: RawBatch, reason: NDArray[np.int8], undecodable: Mapping[str, c.Mask]) -> None:
         fatal = {Reason.SECOND_CURRENCY}
         if self._contract.bad_rows == "error":
-            fatal |= _BAD_ROWS
+            fatal |= BAD_ROWS
         if self._contract.negative_amounts == "error":
             fatal.add(Reason.NEGATIVE_AMOUNT)
         rows = np.flatnonzero(np.isin(reason, list(fatal)))
@@ -345,6 +289,14 @@ def _categories(texts: Mapping[str, c.Cells], count: int) -> NDArray[np.int32]:
     if "category" not in texts:
         return np.full(count, NO_CATEGORY, np.int32)
     return c.per_distinct(texts["category"], category_code, np.int32)
+
+
+def _extras(texts: Mapping[str, c.Cells], discount: NDArray[np.int64] | None) -> RowExtras:
+    return RowExtras(
+        category=texts.get("category"),
+        discount_cents=discount,
+        slices={name.removeprefix(SLICE): cells for name, cells in texts.items() if name.startswith(SLICE)},
+    )
 
 
 def _skips(reason: NDArray[np.int8], lines: NDArray[np.int64]) -> dict[Reason, Skip]:

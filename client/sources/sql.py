@@ -130,7 +130,7 @@ class SqlSource:
         url = _parsed(self.url)
         return f"{url.get_backend_name()} database {(url.database or '').split('?')[0]!r}"
 
-    def read(self, window: Window | None) -> Iterator[OrderChunk]:
+    def read(self, window: Window | None, *, extras: bool = False) -> Iterator[OrderChunk]:
         """The orders inside the window, in the order of the database.
 
         Raises:
@@ -140,8 +140,8 @@ class SqlSource:
         statement, bound = self._statement(window)
         with self._connection() as connection, connection.execute(statement) as result:
             names = list(result.keys())
-            columns = used_columns(self.contract, names, place=self.place)
-            checker = RowChecker(self.contract, columns, place=self.place, window=window)
+            columns = used_columns(self.contract, names, place=self.place, extras=extras)
+            checker = RowChecker(self.contract, columns, place=self.place, window=window, extras=extras)
             positions = {name: names.index(theirs) for name, theirs in columns.items()}
             if connection.dialect.name == _POSTGRESQL:
                 self._check_types(connection, result, positions)

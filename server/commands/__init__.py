@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -117,6 +118,11 @@ def say(text: str = "") -> None:
 def say_json(value: object) -> None:
     """One JSON value."""
     sys.stdout.write(json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def finite(value: object) -> object:
+    """`value` as JSON can hold it: infinity as a word."""
+    return "inf" if value == math.inf else value
 
 
 def show_table(columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:

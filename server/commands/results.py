@@ -1,23 +1,18 @@
-"""pp-server runs | models | export: what was trained, and how to prove it."""
+"""pp-server runs | models | export: what was trained, and how to prove it. For models see `server.commands.models`."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daemons.exit_codes import Exit
 from pp_model.errors import ConfigError
-from server.commands import CommandError, add_json, hint, new_command, opened, say, say_json, show_table
+from server.commands import CommandError, add_json, finite, hint, models, new_command, opened, say, say_json, show_table
 from server.commands.progress import round_line
-from server.home import PlatformHome
 
 if TYPE_CHECKING:
-    from server.registry import ModelRecord, Registry, RoundRecord, RunRecord
-
-MODEL, CARD, MANIFEST, CHAIN = "model.safetensors", "model_card.md", "manifest.json", "chain.json"
+    from server.registry import Registry, RoundRecord, RunRecord
 
 
 def add(commands: Any) -> None:
@@ -25,8 +20,7 @@ def add(commands: Any) -> None:
     runs = new_command(commands, "runs", _runs, about="the runs, or the rounds of one", example="pp-server runs 3")
     runs.add_argument("run", nargs="?", type=int, metavar="RUN", help="number of a run: show its rounds")
     add_json(runs)
-    models = new_command(commands, "models", _models, about="the published models", example="pp-server models --json")
-    add_json(models)
+    models.add(commands)
     export = new_command(
         commands,
         "export",
@@ -75,33 +69,12 @@ def _rounds(registry: Registry, runs: list[RunRecord], args: argparse.Namespace)
 
 def _plain(entry: RoundRecord) -> dict[str, Any]:
     table = {**vars(entry), "merchants": list(entry.merchants)}
-    return {**table, "rejections": {str(node): code for node, code in entry.rejections.items()}}
-
-
-def _models(args: argparse.Namespace) -> int:
-    from server.registry import Registry
-
-    home, _ = opened(args)
-    with Registry(home.registry) as registry:
-        models = registry.models()
-    if args.json:
-        say_json([{name: _finite(value) for name, value in vars(model).items()} for model in models])
-    elif not models:
-        say(f"No models yet. Train one: {hint(home, 'run PLAN')}")
-    else:
-        rows = [
-            (m.id, m.run, f"{m.epsilon:.3f}", f"{m.epsilon_two_merchants:.3f}", f"{m.delta:g}", m.sha256[:12], m.file)
-            for m in models
-        ]
-        show_table(("model", "run", "epsilon", "at two shops", "delta", "sha256", "file"), list(rows))
-    return Exit.DONE
-
-
-def _finite(value: object) -> object:
-    return "inf" if value == math.inf else value
+    figures = {name: finite(table[name]) for name in ("norm", "log_loss", "spend_error")}
+    return {**table, **figures, "rejections": {str(node): code for node, code in entry.rejections.items()}}
 
 
 def _export(args: argparse.Namespace) -> int:
+    from server.published import verified_files
     from server.registry import Registry
 
     home, _ = opened(args)
@@ -114,7 +87,7 @@ def _export(args: argparse.Namespace) -> int:
         raise CommandError(
             Exit.RESUMABLE, f"model {model.id} was not signed; finish its run: {hint(home, 'run PLAN --resume')}"
         )
-    files = verified_files(home, model, manifest)
+    files = verified_files(model, manifest, home.verify_key())
     out = args.out.absolute()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} is not empty; name a new folder")
@@ -126,33 +99,3 @@ def _export(args: argparse.Namespace) -> int:
     else:
         say(f"model {model.id} is in {out}: {', '.join(files)}; checked against the platform's signature")
     return Exit.DONE
-
-
-def verified_files(home: PlatformHome, model: ModelRecord, manifest: bytes) -> dict[str, bytes]:
-    """The contents of an export by file name, each of them what the manifest says, and the manifest signed by us.
-
-    Raises:
-        CommandError: a file is missing, was changed, or the chain does not lead to the model.
-    """
-    from agreement.manifest import check_file, verify_manifest
-    from agreement.signing import SignatureError
-    from server.chain import ChainError, verify_chain
-
-    folder = Path(model.file).parent
-    try:
-        signed = verify_manifest(manifest, home.verify_key())
-        files = {name: (folder / name).read_bytes() for name in (MODEL, CARD, CHAIN)}
-        check_file(files[MODEL], signed.sha256, what="model")
-        check_file(files[CARD], signed.card_sha256, what="card")
-        verify_chain(
-            json.loads(files[CHAIN]),
-            head=signed.chain_head,
-            plan_fingerprint=signed.plan_fingerprint,
-            model_sha256=signed.sha256,
-        )
-    except (SignatureError, ChainError, OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise CommandError(
-            Exit.INTEGRITY, f"model {model.id} in {folder} is not what was published: {reason}. Restore the folder"
-        ) from None
-    return {**files, MANIFEST: manifest}

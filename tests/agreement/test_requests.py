@@ -12,8 +12,10 @@ from agreement.requests import (
     MOST_SECONDS_APART,
     SIGNATURE_HEADER,
     TIME_HEADER,
+    VERSION_HEADER,
     RequestError,
     sign_request,
+    stated_version,
     verify_request,
 )
 from tests.support.offers import NOON
@@ -93,3 +95,16 @@ def test_a_flipped_bit_of_the_body_is_refused():
         flipped = bytearray(body)
         flipped[place // 8] ^= 1 << place % 8
         assert not accepted(body=bytes(flipped))
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "1.2.3rc1", "2026.5+local-1", "unknown"])
+def test_a_program_may_say_its_version(version):
+    assert stated_version({VERSION_HEADER: version}) == version
+
+
+@pytest.mark.parametrize(
+    "version", ["", " 1.0", "1.0 ", "1.0\n", "x" * 33, "<b>1</b>", "é", "-1", "1;2", "\x1b[31m", "c1@example.org"]
+)
+def test_a_version_of_another_form_is_none(version):
+    assert stated_version({VERSION_HEADER: version}) == ""
+    assert stated_version({}) == ""

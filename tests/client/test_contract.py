@@ -21,6 +21,8 @@ def test_a_contract_is_read_from_a_table_and_written_back():
         "no_later_than": "2025-12-31",
         "delimiter": ";",
         "encoding": "cp1252",
+        "discount": "Rabatt",
+        "slices": {"country": "Land"},
     }
 
     contract = from_mapping(DataContract, table)
@@ -41,6 +43,13 @@ def test_a_contract_is_read_from_a_table_and_written_back():
         ({"currency": " "}, "currency"),
         ({"encoding": "utf-9"}, "encoding"),
         ({"bad_rows": "ignore"}, "bad_rows"),
+        ({"discount": ""}, "discount"),
+        ({"slices": {"land": ""}}, "slices.land"),
+        ({"slices": {"": "Land"}}, "slices."),
+        ({"slices": {"a.b": "Land"}}, "slices.a.b"),
+        ({"slices": {f"s{n}": "Land" for n in range(17)}}, "slices names 17"),
+        ({"slices": {"words": "text"}}, "free text"),
+        ({"columns": {"text": "Notiz"}, "discount": "Notiz"}, "free text"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_by_name(settings, named):

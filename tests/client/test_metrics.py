@@ -27,8 +27,11 @@ def settings(tmp_path) -> MerchantSettings:
     return load_settings(new_shop(tmp_path / "shop").config)
 
 
-def scraped(settings: MerchantSettings, *, connected: bool = True, waiting: int = 0) -> dict[str, float]:
-    registry = metrics_registry(settings, lambda: DaemonState(connected=connected, waiting=waiting, children=[CHILD]))
+def scraped(
+    settings: MerchantSettings, *, connected: bool = True, waiting: int = 0, clock_apart: float | None = 0.5
+) -> dict[str, float]:
+    state = DaemonState(connected=connected, clock_apart=clock_apart, waiting=waiting, children=[CHILD])
+    registry = metrics_registry(settings, lambda: state)
     text = generate_latest(registry).decode()
     return {
         sample.name + "".join(f":{value}" for value in sample.labels.values()): sample.value
@@ -54,6 +57,7 @@ def test_the_numbers_are_the_ledgers(settings):
     assert seen["pp_delta"] == 1e-5
     assert seen["pp_tasks_charged_total"] == 2
     assert (seen["pp_plans_waiting"], seen["pp_platform_connected"]) == (3, 1)
+    assert seen["pp_ledger_readable"] == 1
     assert (seen["pp_child_restarts_total:supernode"], seen["pp_child_running:supernode"]) == (4, 1)
 
 
@@ -63,6 +67,7 @@ def test_without_a_ledger_or_with_another_file_there_is_no_number_rather_than_a_
     settings.paths.ledger.write_bytes(b"nothing" * 1_000)
     assert glance(settings.paths.ledger) is None
     assert "pp_epsilon_left" not in scraped(settings)
+    assert scraped(settings)["pp_ledger_readable"] == 0
 
 
 def test_looking_writes_nothing_and_works_while_another_writes(settings):
@@ -99,6 +104,7 @@ def test_the_runner_counts_answers_and_refusals_by_code(settings):
     seen = scraped(settings)
     assert seen["pp_tasks_answered_total"] == 1
     assert seen["pp_tasks_refused_total:budget"] == 2
+    assert seen["pp_tasks_refused_total:policy"] == 0  # an increase is seen from the first
     assert seen["pp_orders_age_days"] == 3
     assert seen["pp_orders_readable"] == 1
     assert abs(seen["pp_last_task_timestamp_seconds"] - dt.datetime.now(dt.UTC).timestamp()) < 60
@@ -119,3 +125,8 @@ def test_the_status_file_is_its_owners_alone_and_a_full_disk_costs_no_task(tmp_p
 def test_a_status_file_of_anything_is_no_status(tmp_path, text):
     Path(tmp_path / "runner.json").write_text(text)
     assert read_status(tmp_path) is None
+
+
+def test_the_clocks_difference_is_shown_where_the_platform_has_answered(settings):
+    assert scraped(settings, clock_apart=-31.5)["pp_clock_apart_seconds"] == -31.5
+    assert "pp_clock_apart_seconds" not in scraped(settings, clock_apart=None)

@@ -9,7 +9,7 @@ import pytest
 
 from client.orders import read_orders
 from client.sources import DataContract, ParquetSource, open_source
-from client.sources.rows import Reason
+from client.sources.refusals import Reason
 from pp_model.errors import BadOrdersError
 from tests.support.orders import row, source_of, write_csv
 
@@ -123,7 +123,10 @@ READ = """
 import resource, sys
 from client.orders import read_orders
 from client.sources import DataContract, open_source
-orders = read_orders(open_source(sys.argv[1], DataContract()), window=None)
+extras = sys.argv[3] == "extras"
+contract = DataContract(discount="discount", slices={"way in": "channel"})
+orders = read_orders(open_source(sys.argv[1], contract), window=None, extras=extras)
+assert (orders.extras is not None) == extras
 assert (len(orders.log), orders.report.shared_order_ids.count) == (int(sys.argv[2]), 0)
 sys.stdout.write(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 """
@@ -141,6 +144,8 @@ def write_many(path):
                 "order_id": np.arange(start, start + piece),
                 "category": pa.array(["tea", "pots", "cups", "kettles"] * (piece // 4)),
                 "event_type": pa.array(["purchase"] * piece),
+                "discount": rng.integers(0, 500, piece) / 100,
+                "channel": pa.array(["web", "shop"] * (piece // 2)),
             }
         )
         make = pq.ParquetWriter if path.suffix == ".parquet" else pa_csv.CSVWriter
@@ -150,12 +155,14 @@ def write_many(path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("extras", "gigabytes"), [("none", 2), ("extras", 4)], ids=["training", "insight"])
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_ten_million_orders_need_less_than_two_gigabytes(suffix, tmp_path):
+def test_ten_million_orders_need_less_than_two_gigabytes_and_four_with_extras(suffix, extras, gigabytes, tmp_path):
     path = tmp_path / f"orders.{suffix}"
     write_many(path)
 
-    reader = subprocess.run([sys.executable, "-c", READ, path, str(ROWS)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", READ, path, str(ROWS), extras]
+    reader = subprocess.run(command, capture_output=True, text=True, check=True)
 
     kilobytes = int(reader.stdout)
-    assert kilobytes < 2_000_000
+    assert kilobytes < gigabytes * 1_000_000

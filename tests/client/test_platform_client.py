@@ -264,3 +264,29 @@ def test_a_certificate_file_that_is_gone_or_empty_is_told(place, tmp_path):
         (tmp_path / "ca").rename(settings.paths.ca)
     with pytest.raises(ConfigError, match="invitation"):
         client_of(place, ca_pem="nothing")
+
+
+@pytest.mark.parametrize("seconds", [0, -45, 45, 3600])
+def test_how_far_the_clocks_are_apart_is_known_from_every_answer_also_from_a_refusal(place, seconds):
+    def clock() -> dt.datetime:
+        return dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds)
+
+    with client_of(place, clock=clock) as client:
+        assert client.clock_apart is None
+        if abs(seconds) < 60:
+            client.offers()
+        else:
+            with pytest.raises(RefusedError):
+                client.offers()
+        assert abs(client.clock_apart - seconds) < 5
+
+
+@pytest.mark.parametrize("header", ["", "Date: soon\r\n", "Date: Mon, 32 Jan 2026 00:00:00 GMT\r\n"])
+def test_an_answer_without_a_time_says_nothing_about_the_clock(place, header):
+    cert, key = server_certificate(place.registry.parent, place.issuer)
+    with (
+        listening(answers_over_tls(cert, key, answer(b'{"offers": []}', headers=header))) as address,
+        client_of(place, address=address) as client,
+    ):
+        assert client.offers() == []
+        assert client.clock_apart is None

@@ -9,13 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agreement.signing import SigningKey
 from client.cli import main
 from client.models import MANIFEST_FILE, MODEL_FILE
+from client.orders import read_orders
+from client.own_readout import with_own_readout
 from client.reasons import CODES
 from daemons.exit_codes import Exit
+from pp_model.features import build_examples
+from pp_model.train import predict
 from tests.support.merchant_home import TODAY
 from tests.support.orders import row, write_csv
 from tests.support.scored import ScoredShop, rows_of, scored_shop, shipped
@@ -191,6 +196,19 @@ def test_a_cutoff_long_after_the_newest_order_is_refused_unless_told_otherwise(s
     assert (code, "--stale" in err, str(TODAY - DAY) in err) == (Exit.BAD_INPUT, True, False)
     code, out, _ = score("--stale", cutoff=TODAY + 8 * DAY, out="late.parquet")
     assert (code, "8 days without an order" in out) == (Exit.DONE, True)
+
+
+@pytest.mark.parametrize(("days", "own"), [(7, True), (8, False)], ids=["up to date", "stale"])
+def test_the_shop_s_own_readout_is_used_unless_the_orders_are_stale(score, shop, tmp_path, days, own):
+    cutoff, (plan, arrays) = TODAY + days * DAY, shipped("mlp")
+    score("--stale", cutoff=cutoff)
+    log = read_orders(shop.settings.source(), window=None).log
+    rows = build_examples(log, [cutoff], plan.features)
+    moved = with_own_readout(plan, arrays, log, cutoff=cutoff)
+    said = [predict(plan.model, each, rows).buying_probability.mean() for each in (arrays, moved)]
+    found = np.mean([each["purchase_probability"] for each in rows_of(tmp_path / "scores.parquet")])
+    assert abs(said[0] - said[1]) > 1e-4
+    assert found == pytest.approx(said[own], abs=2e-6)
 
 
 def test_a_cutoff_before_every_order_is_refused(score):

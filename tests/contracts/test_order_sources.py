@@ -9,7 +9,7 @@ import pytest
 
 from client.orders import Orders, read_orders
 from client.sources import DataContract
-from client.sources.rows import Reason
+from client.sources.refusals import Reason
 from pp_model.errors import BadOrdersError
 from pp_model.schema import COLUMNS, EventType, Order, Window, order_log
 from tests.support import orders as support

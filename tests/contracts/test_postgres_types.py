@@ -6,7 +6,7 @@ import pytest
 
 from client.orders import read_orders
 from client.sources import DataContract
-from client.sources.rows import Reason
+from client.sources.refusals import Reason
 from pp_model.errors import BadOrdersError
 from pp_model.schema import Window
 

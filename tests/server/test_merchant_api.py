@@ -8,15 +8,24 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import json
+import sqlite3
 
 import httpx
 import pytest
 
 from agreement.node_keys import new_node_key, public_text
 from agreement.offer import EVERYBODY, DecisionState, Offer, OfferCode, sign_offer
-from agreement.requests import DECISIONS_PATH, MODELS_PATH, OFFERS_PATH, sign_request
+from agreement.requests import (
+    DECISIONS_PATH,
+    MARKET_PATH,
+    MODELS_PATH,
+    OFFERS_PATH,
+    VERSION_HEADER,
+    sign_request,
+)
 from agreement.signing import SigningKey
 from server.merchant_api import MOST_BODY_BYTES, make_merchant_api
+from server.registry import Registry
 from server.roster import Roster
 from tests.support.plans import tiny_plan
 
@@ -29,6 +38,7 @@ ROUTES = [
     ("GET", MODELS_PATH),
     ("GET", f"{MODELS_PATH}/{'0' * 64}"),
     ("GET", f"{MODELS_PATH}/{'0' * 64}/card"),
+    ("GET", MARKET_PATH),
     ("GET", "/pp/v1/anything"),
     ("DELETE", OFFERS_PATH),
 ]
@@ -169,3 +179,56 @@ def test_a_registry_that_cannot_be_read_is_a_503_without_its_path(client, regist
     answer = ask(client, "GET", OFFERS_PATH)
     assert answer.status_code == 503
     assert str(registry) not in answer.text
+
+
+def seen(registry) -> dict[str, tuple[str | None, str]]:
+    with Roster(registry) as roster:
+        return {merchant.name: (merchant.last_seen, merchant.version) for merchant in roster.merchants()}
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_a_signed_request_for_anything_is_a_sign_of_life_of_who_signed_it_alone(client, registry, method, path):
+    before = dt.datetime.now(dt.UTC)
+    ask(client, method, path)
+    states = seen(registry)
+    assert before - dt.timedelta(seconds=1) <= dt.datetime.fromisoformat(states["bakery"][0])
+    assert states["florist"] == (None, "")
+
+
+def test_strangers_and_late_requests_are_no_sign_of_life(client, registry):
+    late = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=61)
+    client.request("GET", OFFERS_PATH)
+    ask(client, "GET", OFFERS_PATH, key=STRANGER)
+    ask(client, "GET", OFFERS_PATH, now=late)
+    ask(client, "GET", OFFERS_PATH, sent_path=MODELS_PATH)
+    assert set(seen(registry).values()) == {(None, "")}
+
+
+@pytest.mark.parametrize(("stated", "kept"), [("0.1.0", "0.1.0"), ("<script>", ""), ("9" * 33, "")])
+def test_the_version_that_a_program_states_is_kept_where_it_is_one(client, registry, stated, kept):
+    headers = sign_request(NODE, method="GET", path=OFFERS_PATH, body=b"", now=dt.datetime.now(dt.UTC))
+    assert client.request("GET", OFFERS_PATH, headers={**headers, VERSION_HEADER: stated}).status_code == 200
+    assert seen(registry)["bakery"][1] == kept
+
+
+def test_of_many_requests_in_a_minute_the_first_is_written_down(client, registry):
+    for version in ("1.0", "2.0", "3.0"):
+        headers = sign_request(NODE, method="GET", path=OFFERS_PATH, body=b"", now=dt.datetime.now(dt.UTC))
+        client.request("GET", OFFERS_PATH, headers={**headers, VERSION_HEADER: version})
+    assert seen(registry)["bakery"][1] == "1.0"
+
+
+def test_who_reads_is_answered_though_its_sign_of_life_cannot_be_written(client, registry, monkeypatch):
+    def full(*_, **__):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Roster, "seen", full)
+    assert ask(client, "GET", OFFERS_PATH).status_code == 200
+
+
+def test_a_merchant_gets_the_quantiles_that_were_published_last(client, registry):
+    assert ask(client, "GET", MARKET_PATH).json() == {"markets": []}
+    with Registry(registry) as known:
+        known.publish_market(b"older")
+        known.publish_market(b"newer")
+    assert ask(client, "GET", MARKET_PATH).json() == {"markets": ["newer"]}

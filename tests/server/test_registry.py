@@ -1,3 +1,4 @@
+import datetime as dt
 import math
 import sqlite3
 
@@ -5,6 +6,7 @@ import pytest
 
 from pp_model.protocol import RefusalCode
 from server.aggregation import RejectionCode
+from server.public_check import Finding, Verdict
 from server.registry import Registry
 from server.rounds import RoundOutcome
 from tests.support.plans import tiny_plan
@@ -210,3 +212,110 @@ def test_a_registry_of_an_earlier_version_is_brought_up_to_date(tmp_path):
         (model,) = registry.models()
         registry.sign_model(model.id, b"signed", "card")
         assert registry.manifests() == [b"signed"]
+
+
+def test_a_round_that_is_asked_for_has_a_deadline_until_it_is_recorded_or_the_run_ends(tmp_path):
+    deadline = dt.datetime(2026, 5, 1, 12, tzinfo=dt.UTC)
+    with Registry(tmp_path / "registry.sqlite") as registry:
+
+        def asked():
+            return [(run.asked_round, run.deadline) for run in registry.run_records()]
+
+        first = registry.start_run(PLAN, first_round=1)
+        assert asked() == [(0, "")]
+        registry.ask_round(first, 1, deadline=deadline)
+        assert asked() == [(1, "2026-05-01T12:00:00+00:00")]
+        registry.record_round(first, outcome(), seconds=1.0)
+        assert asked() == [(0, "")]
+        registry.ask_round(first, 2, deadline=deadline)
+        second = registry.start_run(PLAN, first_round=2)  # the first was killed
+        assert asked() == [(0, ""), (0, "")]
+        registry.ask_round(second, 2, deadline=deadline)
+        registry.end_run(second, "failed")
+        assert asked() == [(0, ""), (0, "")]
+
+
+def test_what_ends_is_recorded_with_its_time(tmp_path):
+    before = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        run = registry.start_run(PLAN, first_round=1)
+        assert registry.run_records()[0].ended == ""
+        registry.record_round(run, outcome(), seconds=1.0)
+        published(registry, run)
+        registry.end_run(run, "finished")
+        times = [registry.rounds(run)[0].ended, registry.run_records()[0].ended, registry.models()[0].published]
+    assert all(before <= dt.datetime.fromisoformat(time) <= dt.datetime.now(dt.UTC) for time in times)
+
+
+def test_the_check_of_a_round_is_kept_beside_the_one_that_moved_the_model(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        run = registry.start_run(PLAN, first_round=1)
+        registry.record_round(run, outcome(void=True), seconds=1.0)
+        registry.record_round(run, outcome(), seconds=1.0)
+        registry.record_check(run, 1, Verdict(log_loss=0.6, spend_error=math.inf), Finding.COLLAPSED)
+        void, good = registry.rounds(run)
+    assert (void.log_loss, void.spend_error, void.finding) == (None, None, "")
+    assert (good.log_loss, good.spend_error, good.finding) == (0.6, math.inf, "collapsed")
+
+
+def test_a_model_keeps_what_the_check_said_of_it(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        run = registry.start_run(PLAN, first_round=1)
+        published(registry, run, sha256="a" * 64)
+        published(registry, run, sha256="b" * 64, verdict=Verdict(log_loss=0.5, spend_error=1.5))
+        assert [(model.log_loss, model.spend_error) for model in registry.models()] == [(None, None), (0.5, 1.5)]
+
+
+def two_signed(registry: Registry) -> tuple[int, int]:
+    run = registry.start_run(PLAN, first_round=1)
+    made = [published(registry, run, sha256=letter * 64, file=f"m{letter}", parent=None) for letter in "ab"]
+    for model in made:
+        registry.sign_model(model, b"signed %d" % model, f"card{model}")
+    return made[0], made[1]
+
+
+def test_a_rollback_is_the_same_file_under_a_new_number_and_changes_nothing_that_was(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        first, second = two_signed(registry)
+        before = registry.models()
+        again = registry.add_rollback(first, lambda number: b"again %d" % number)
+        assert registry.models()[:2] == before
+        model = registry.models()[2]
+        assert (model.id, model.rollback_of, model.sha256, model.file, model.signed) == (3, first, "a" * 64, "ma", True)
+        assert registry.manifests() == [b"again %d" % again, b"signed %d" % second, b"signed %d" % first]
+        assert [str(registry.published_file("a" * 64, which)) for which in ("model", "card")] == ["ma", "card1"]
+
+
+def test_a_rollback_that_cannot_be_signed_leaves_nothing(tmp_path):
+    def sign(number: int) -> bytes:
+        raise RuntimeError("no key")
+
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        first, _ = two_signed(registry)
+        with pytest.raises(RuntimeError):
+            registry.add_rollback(first, sign)
+        assert len(registry.models()) == 2
+
+
+def test_a_file_that_was_gone_back_to_is_still_the_model_that_it_was_first(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        first, _ = two_signed(registry)
+        registry.add_rollback(first, lambda _: b"again")
+        assert published(registry, registry.models()[0].run, sha256="a" * 64) == first
+
+
+def test_the_quantiles_are_those_that_were_published_last(tmp_path):
+    with Registry(tmp_path / "registry.sqlite") as registry:
+        assert registry.market() is None
+        registry.publish_market(b"one")
+        registry.publish_market(b"two")
+        assert registry.market() == b"two"
+
+
+def test_who_only_reads_can_write_nothing_and_sees_what_is_written_meanwhile(tmp_path):
+    path = tmp_path / "registry.sqlite"
+    with Registry(path) as registry, Registry(path, read_only=True) as reader:
+        registry.start_run(PLAN, first_round=1)
+        assert len(reader.run_records()) == 1
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            reader.end_run(1, "failed")

@@ -6,6 +6,7 @@ Who takes part, what they are offered and what they said: on the disk, and never
 from __future__ import annotations
 
 import datetime as dt
+import sqlite3
 
 import pytest
 
@@ -163,3 +164,78 @@ def test_a_node_is_named_also_after_its_merchant_left(roster):
 def test_the_fingerprint_is_the_keys(roster):
     key = new_node_key().public_key()
     assert roster.add("bakery", public_text(key)).fingerprint == fingerprint_of(key)
+
+
+def test_a_sign_of_life_is_kept_with_the_version_and_forgotten_by_nobody(roster):
+    merchant = roster.add("bakery", node_key())
+    assert (merchant.last_seen, merchant.version) == (None, "")
+    roster.seen(merchant, now=NOW, version="0.1.0")
+    (seen,) = roster.merchants()
+    assert (seen.last_seen, seen.version) == (NOW.isoformat(), "0.1.0")
+    roster.remove("bakery")
+    assert roster.merchants(removed=True)[0].last_seen == NOW.isoformat()
+
+
+def writes(roster) -> int:
+    return roster._db.total_changes
+
+
+@pytest.mark.parametrize("seconds", [1, 59, -59])
+def test_however_often_a_merchant_asks_one_write_a_minute_is_made(roster, seconds):
+    roster.seen(roster.add("bakery", node_key()), now=NOW, version="1")
+    before = writes(roster)
+    roster.seen(roster.merchants()[0], now=NOW + dt.timedelta(seconds=seconds), version="2")
+    assert writes(roster) == before
+    assert roster.merchants()[0].version == "1"
+
+
+@pytest.mark.parametrize("seconds", [60, 3600, -60])
+def test_after_a_minute_it_is_seen_again_also_where_the_clock_was_set_back(roster, seconds):
+    roster.seen(roster.add("bakery", node_key()), now=NOW, version="1")
+    later = NOW + dt.timedelta(seconds=seconds)
+    roster.seen(roster.merchants()[0], now=later, version="2")
+    (seen,) = roster.merchants()
+    assert (seen.last_seen, seen.version) == (later.isoformat(), "2")
+
+
+def test_of_many_requests_at_once_one_is_written_down(roster):
+    merchant = roster.add("bakery", node_key())
+    before = writes(roster)
+    for _ in range(20):
+        roster.seen(merchant, now=NOW, version="1")
+    assert writes(roster) == before + 1
+
+
+def test_a_merchant_that_came_back_with_its_old_key_begins_unseen(roster):
+    key = node_key()
+    roster.seen(roster.add("bakery", key), now=NOW, version="1")
+    roster.remove("bakery")
+    assert roster.add("bakery", key).last_seen is None
+
+
+def test_a_roster_of_an_earlier_version_is_brought_up_to_date(tmp_path):
+    path = tmp_path / "registry.sqlite"
+    with Roster(path) as roster:
+        roster.add("bakery", node_key())
+    database = sqlite3.connect(path)
+    for column in ("last_seen", "version"):
+        database.execute(f"ALTER TABLE merchants DROP COLUMN {column}")
+    database.close()
+    with Roster(path) as roster:
+        (merchant,) = roster.merchants()
+        assert (merchant.name, merchant.last_seen, merchant.version) == ("bakery", None, "")
+        roster.seen(merchant, now=NOW, version="1")
+        assert roster.merchants()[0].last_seen == NOW.isoformat()
+
+
+def test_who_only_reads_can_write_nothing(tmp_path):
+    path = tmp_path / "registry.sqlite"
+    with Roster(path) as roster:
+        roster.add("bakery", node_key())
+    with Roster(path, read_only=True) as reader:
+        assert [merchant.name for merchant in reader.merchants()] == ["bakery"]
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            reader.remove("bakery")
+    with pytest.raises(sqlite3.OperationalError):
+        Roster(tmp_path / "none.sqlite", read_only=True)
+    assert not (tmp_path / "none.sqlite").exists()

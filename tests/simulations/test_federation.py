@@ -8,22 +8,25 @@ import pytest
 
 import simulations.federation as federation
 from client.ledger import PrivacyLedger, open_ledger
+from client.own_readout import with_own_readout
 from flower_edge.records import anchor_from_record, to_record, wire_from_record, with_anchor
 from pp_model.accounting import PrivacyEvent, epsilon_spent
 from pp_model.errors import BadOrdersError
 from pp_model.model import fresh_arrays, trainable_shapes
+from pp_model.plan import TrainingPlan
 from pp_model.protocol import PROTOCOL_VERSION, Refusal, RefusalCode, Wire, task_from_wire
 from pp_model.randomness import SystemSource
-from pp_model.serialization import fingerprint, shapes_of
+from pp_model.serialization import fingerprint, from_safetensors, shapes_of
 from server.registry import Registry
 from server.rounds import RunStoppedError
 from simulations.baselines import train_together
+from simulations.evaluate import Judge
 from simulations.federation import Federated, federate, secrets_for
 from simulations.planning import lineage_of, plan_of
 from simulations.run import simulate
 from simulations.scenario import OrdersSpec, Scenario, SyntheticSpec
 from simulations.seeded import SeededSource
-from simulations.shops import open_market, source_of
+from simulations.shops import holdout, open_market, source_of
 from tests.support.ledgers import entries
 from tests.support.orders import write_csv
 from tests.support.shops import (
@@ -391,6 +394,18 @@ def test_the_result_of_a_private_run_has_what_its_ledgers_say(tmp_path):
     with ledger_of(tmp_path, 1, scenario) as ledger:
         assert result["epsilon"] == ledger.spent <= scenario.epsilon
         assert result["rounds"] * result["steps_per_round"] == sum(event.num_steps for event in ledger.events)
+
+
+def test_the_figures_are_of_the_merchants_own_readouts_with_those_of_the_shared_one_beside_them(tmp_path):
+    scenario = tiny_scenario(engine="in_process")
+    result = simulate(scenario, tmp_path, Silent())
+    published, metadata = from_safetensors((tmp_path / "platform" / "model.safetensors").read_bytes())
+    plan, market = TrainingPlan.from_json(metadata["plan"]), open_market(scenario)
+    judge = Judge(plan.model, holdout(market, scenario, plan.features))
+    own = {name: with_own_readout(plan, published, log, cutoff=scenario.cutoff) for name, log in market.shops.items()}
+    expected = judge.together(judge.predict_own(own))
+    assert {name: result[name] for name in expected} == expected
+    assert result["shared_readout"] == judge.together(judge.predict(published)) != expected
 
 
 def test_training_without_messages_gives_the_bits_of_the_federated_run_over_one_shop(tmp_path):

@@ -10,10 +10,11 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from client.sources import CsvSource, DataContract, MemorySource, OrderSource, ParquetSource, SqlSource
+from client.sources import CsvSource, DataContract, MemorySource, OrderSource, ParquetSource, RowExtras, SqlSource
 from pp_model.schema import EventType, Order, order_log
 
 Row = Mapping[str, str]
@@ -65,7 +66,7 @@ def write_bytes(path: Path, content: bytes) -> str:
 def write_sqlite(path: Path, rows: Sequence[Row], *, native: bool = False) -> str:
     """A table "orders" in an SQLite file; its URL."""
     names = list(rows[0])
-    kinds = {"amount": "REAL", "quantity": "INTEGER"} if native else {}
+    kinds = {"amount": "REAL", "quantity": "INTEGER", "discount": "REAL"} if native else {}
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE orders (" + ", ".join(f"{name} {kinds.get(name, 'TEXT')}" for name in names) + ")")
     marks = ", ".join("?" * len(names))
@@ -85,6 +86,8 @@ def _native_columns(rows: Sequence[Row]) -> dict[str, pa.Array]:
     columns["amount"] = pa.array([float(r["amount"]) for r in rows], pa.float32())
     if "quantity" in columns:
         columns["quantity"] = pa.array([int(r["quantity"]) for r in rows], pa.int16())
+    if "discount" in columns:
+        columns["discount"] = pa.array([float(r["discount"] or "nan") for r in rows], pa.float64(), from_pandas=True)
     return columns
 
 
@@ -115,4 +118,14 @@ def _memory(rows: Sequence[Row], contract: DataContract) -> MemorySource:
         merchant=pa.array([merchants.index(r["merchant"]) for r in rows], pa.int32()).to_numpy() if merchants else None,
         merchant_names=merchants,
         contract=contract,
+        extras=_extras(rows, contract),
+    )
+
+
+def _extras(rows: Sequence[Row], contract: DataContract) -> RowExtras:
+    discounts = [round(float(r["discount"] or 0) * 100) for r in rows] if contract.discount else None
+    return RowExtras(
+        category=pa.array([r["category"] for r in rows]) if "category" in rows[0] else None,
+        discount_cents=None if discounts is None else np.array(discounts, np.int64),
+        slices={label: pa.array([r[theirs] for r in rows]) for label, theirs in contract.slices.items()},
     )

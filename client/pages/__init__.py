@@ -1,0 +1,1 @@
+"""The merchant's pages: budget, plans, data, model, insight. On this machine alone, for who may read its files."""
