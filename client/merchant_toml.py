@@ -109,9 +109,13 @@ kind = {_value(a.kind)}  # "csv" (also gzipped), "parquet" or "sql"
 negative_amounts = "return"      # a purchase with a negative amount is a return; or "skip", or "error"
 duplicates = "lines"             # rows of one order id are its lines; or "skip" the later ones, or "error"
 bad_rows = "error"               # stop at the first bad row; or "skip" it, and doctor counts what was left out
+# discount = "Discount"          # your column of money taken off a line; only the reports of pp-client insight read it
 {_only_csv(a)}
 [orders.contract.columns]  # our name = your column's name
-{_columns(a)}"""
+{_columns(a)}
+# [orders.contract.slices]  # groups of customers; only the report on fairness reads them. A label = your column
+# country = "Country"
+"""
 
 
 def _only_csv(a: Answers) -> str:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from benchmarks.bench import row_of_mapping, write
+from benchmarks.bench import write
 from benchmarks.check import committed_rows
 from benchmarks.harness import Spread
 from benchmarks.report import Report, row_of
@@ -28,14 +28,6 @@ def row(ratio=1.0, bar="<= 1.1", **fields):
 )
 def test_a_bar_is_met_or_missed_and_a_figure_that_is_no_number_misses_it(ratio, bar, verdict):
     assert row(ratio, bar).verdict == verdict
-
-
-def test_a_row_of_another_measurement_may_have_a_bar_in_words_or_as_a_number():
-    given = {"what": "cost", "ratio": 0.5, "detail": "of 10"}
-    assert row_of_mapping({**given, "bar": ">= 2"}).more_is_better
-    assert row_of_mapping({**given, "bar": 2}).bar == "<= 2"
-    assert row_of_mapping({**given, "bar": None}).verdict == "no bar"
-    assert row_of_mapping({**given, "bar": 2, "low": 0.4, "high": 0.7}).high == 0.7
 
 
 def test_a_page_has_the_rows_the_versions_and_the_text():

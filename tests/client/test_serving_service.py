@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from dataclasses import replace
 
 import pytest
 
+from client.insight.data import scores_of
+from client.reasons import average_customer
+from client.score_run import one_thread
 from client.serving.faults import Code, ServingError
 from client.serving.schemas import AskPortrait, Rerank, ScoreCustomer, ScoreOrders
 from client.serving.service import Service
@@ -69,9 +73,12 @@ def test_the_change_is_that_of_pp_client_score(tmp_path):
     assert any(line["change"] for line in lines.values())
 
 
-def test_posted_orders_can_be_scored_at_another_cutoff(shop, service, tmp_path):
-    cutoff = TODAY - 9 * DAY
-    lines = score_lines(shop, tmp_path / "scores.parquet", cutoff=cutoff)
+def test_posted_orders_can_be_scored_at_another_cutoff_with_the_readout_of_today(shop, service):
+    cutoff, data = TODAY - 9 * DAY, shop_data(shop)
+    scorer = replace(data.scorer, cutoff=cutoff, average=average_customer(data.scorer.features, cutoff))
+    with one_thread():
+        table = scores_of(scorer, data.log, ids=data.customer_ids)
+    lines = {line["customer_id"]: line for line in table.to_pylist()}
     for customer_id in list(lines)[:30]:
         found = service.score_orders(asked_orders(customer_id, cutoff=str(cutoff)))
         assert (found.cutoff, found.score) == (cutoff, lines[customer_id]["score"])
