@@ -6,6 +6,7 @@ import logging
 import sys
 import threading
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -22,14 +23,19 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+@pytest.fixture(autouse=True, scope="session")
+def at_the_start() -> tuple[Any, ...]:
+    """How logging was before any test; before this test would be too late: its module may have called a command."""
+    return logging.getLogger().level, logging.raiseExceptions, sys.excepthook, threading.excepthook
+
+
 @pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
+def logging_as_before(at_the_start: tuple[Any, ...]) -> Iterator[None]:
     """A command that a test calls sets the log of the whole process up; the next test has its own."""
-    root = logging.getLogger()
-    before = root.level, logging.raiseExceptions, sys.excepthook, threading.excepthook
     yield
+    root = logging.getLogger()
     for handler in [handler for handler in root.handlers if (handler.name or "").startswith("daemon-")]:
         root.removeHandler(handler)
         handler.close()
-    level, logging.raiseExceptions, sys.excepthook, threading.excepthook = before
+    level, logging.raiseExceptions, sys.excepthook, threading.excepthook = at_the_start
     root.setLevel(level)  # and not the attribute: loggers remember what they are enabled for
