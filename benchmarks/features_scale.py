@@ -40,7 +40,7 @@ END = FIRST_DAY + dt.timedelta(days=NUM_DAYS)
 PARTS = {  # part of our time -> the function that does it, with all that it calls
     "fetching columns, lines of a day to baskets": "_baskets",
     "past of each customer: kinds of events, visits, sums": "__init__",
-    "58 features": "feature_columns",
+    f"{len(FEATURE_NAMES)} features": "feature_columns",
     "tokens of the last 32 events": "_sequences",
     "labels": "_labels",
 }
