@@ -45,7 +45,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--reread", type=float, default=60.0, metavar="MINUTES", help="how often the orders are read (default: 60)"
     )
-    parser.add_argument("--workers", type=int, default=2, help="requests at work at a time (default: 2)")
+    parser.add_argument("--workers", type=int, default=1, help="requests at work at a time (default: 1)")
     parser.add_argument("--waiting", type=int, default=64, help="places for those who wait (default: 64)")
     parser.add_argument(
         "--timeout", type=float, default=2.0, metavar="SECONDS", help="longest to an answer (default: 2)"

@@ -117,6 +117,10 @@ def _loopback(address: str) -> tuple[str, int]:
 def _listener(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
+        found = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
+        found.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+        )  # asyncio does not, for a socket that is given to it
+        return found
     except OSError as error:
         raise PortError((host, port), error.strerror or type(error).__name__) from None

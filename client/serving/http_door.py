@@ -28,7 +28,11 @@ def listener(address: Address) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     try:
-        return socket.create_server(address, family=family, backlog=MOST_CONNECTIONS)
+        found = socket.create_server(address, family=family, backlog=MOST_CONNECTIONS)
+        # Connections inherit it. asyncio sets it for sockets that name their protocol, and these do not: the body would
+        # wait 40 ms for the other side to acknowledge the head.
+        found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return found
     except OSError as error:
         raise PortError(address, error.strerror or type(error).__name__) from None
 
