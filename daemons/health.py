@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,23 +23,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from pp_model.errors import PurchasePowerError
+from daemons.web_server import Address, PortError, bounded, listening
 
-Address = tuple[str, int]
 MOST_CONNECTIONS = 32
 LOOPBACK_NAME = re.compile(rb"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 _GRPC_EVERY_SECONDS = 0.5
 _GRACE_SECONDS = 2
-
-
-class PortError(PurchasePowerError):
-    """An address that cannot be listened on."""
-
-    def __init__(self, address: Address, why: str) -> None:
-        super().__init__(
-            f"Cannot listen on {address[0]}:{address[1]}: {why}. "
-            "Stop the other program there, or choose another port in the configuration."
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +79,9 @@ class HealthServer:
         self.http_port = self.grpc_port = 0
         own = [Route("/health", self._health), Route("/metrics", self._metrics)]
         app = Starlette(routes=[*own, *routes], middleware=[Middleware(_LoopbackNamesOnly)])
-        self._web = uvicorn.Server(_bounded(app))
+        self._web = uvicorn.Server(
+            bounded(app, most_connections=MOST_CONNECTIONS, keep_alive_seconds=5, grace_seconds=_GRACE_SECONDS)
+        )
         self._stopping = threading.Event()
         self._stops: list[Callable[[], None]] = []
 
@@ -121,13 +111,7 @@ class HealthServer:
             self._stops.pop()()
 
     def _start_http(self) -> None:
-        host, port = self._http
-        try:
-            listener = socket.create_server(
-                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=MOST_CONNECTIONS
-            )
-        except OSError as error:
-            raise PortError(self._http, error.strerror or type(error).__name__) from None
+        listener = listening(self._http, backlog=MOST_CONNECTIONS)
         self.http_port = int(listener.getsockname()[1])
         thread = threading.Thread(target=self._web.run, args=([listener],), name="health-http", daemon=True)
         thread.start()
@@ -199,22 +183,3 @@ class _LoopbackNamesOnly:
             await self._app(scope, receive, send)
         else:
             await PlainTextResponse("Ask for localhost.\n", status_code=403)(scope, receive, send)
-
-
-def _bounded(app: ASGIApp) -> uvicorn.Config:
-    """Few connections, small heads, no web sockets, nothing said about itself; it logs as this process does."""
-    return uvicorn.Config(
-        app,
-        loop="asyncio",
-        http="h11",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
-        h11_max_incomplete_event_size=16_384,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )

@@ -35,7 +35,7 @@ PLACES = (
     Place(path="/insight", text="place.insight"),
     Place(path="/customer", text="place.customer"),
     Place(path="/rules", text="place.rules"),
-    Place(path="/work", text="place.work"),
+    Place(path="/jobs", text="place.work"),
     Place(path="/privacy", text="place.privacy"),
 )
 _LOGIN_BYTES = 200

@@ -130,9 +130,9 @@ def next_steps(
     elif age := _age(status, now.date()):
         steps.append(Step(text=phrase("next.stale", days=age), path="/data", link="next.data_link", tone="warning"))
     if not merchant.model_folders():
-        steps.append(Step(text=phrase("next.model"), path="/work", link="next.model_link"))
+        steps.append(Step(text=phrase("next.model"), path="/jobs", link="next.model_link"))
     elif newest_cutoff(settings) is None:
-        steps.append(Step(text=phrase("next.insight"), path="/work", link="next.insight_link"))
+        steps.append(Step(text=phrase("next.insight"), path="/jobs", link="next.insight_link"))
     return steps
 
 

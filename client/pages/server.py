@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from client.daemon import child_environment
 from client.loopback import is_loopback
@@ -20,7 +19,7 @@ from client.pages.jobs import Jobs
 from client.pages.login import Login
 from client.pages.merchant import Merchant
 from client.pages.warm import warm
-from daemons.health import PortError
+from daemons.web_server import bounded, listening
 from pp_model.errors import ConfigError
 
 MOST_CONNECTIONS = 64
@@ -42,7 +41,7 @@ def serve_pages(config: Path, *, address: str, open_browser: bool, say: Callable
     """
     host, port = _loopback(address)
     merchant = Merchant(config)
-    with _listener(host, port) as listener:
+    with listening((host, port), backlog=MOST_CONNECTIONS) as listener:
         origin = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         opened = threading.Event()
 
@@ -58,14 +57,18 @@ def serve_pages(config: Path, *, address: str, open_browser: bool, say: Callable
             warm(merchant)
             login = Login(on_link=show)
             say("Only this machine reaches it. Ctrl-C ends it.")
-            _run(web_server(merchant_app(merchant, jobs=jobs, login=login)), listener)
+            app = merchant_app(merchant, jobs=jobs, login=login)
+            _run(
+                bounded(app, most_connections=MOST_CONNECTIONS, keep_alive_seconds=15, grace_seconds=_GRACE_SECONDS),
+                listener,
+            )
         finally:
             jobs.close()
 
 
-def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+def _run(config: uvicorn.Config, listener: socket.socket) -> None:
     """In a thread, so that this one is free to hear the signals, and both are an orderly end."""
-    stop = threading.Event()
+    server, stop = uvicorn.Server(config), threading.Event()
     before = {kind: signal.signal(kind, lambda *_: stop.set()) for kind in (signal.SIGINT, signal.SIGTERM)}
     thread = threading.Thread(target=server.run, args=([listener],), name="pages", daemon=True)
     thread.start()
@@ -79,28 +82,6 @@ def _run(server: uvicorn.Server, listener: socket.socket) -> None:
             signal.signal(kind, handler)
 
 
-def web_server(app: ASGIApp) -> uvicorn.Server:
-    """Few connections, small heads, no log of addresses, nothing said about itself."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            loop="asyncio",
-            http="h11",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=MOST_CONNECTIONS,
-            h11_max_incomplete_event_size=16_384,
-            timeout_keep_alive=15,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
-    )
-
-
 def _loopback(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -112,15 +93,3 @@ def _loopback(address: str) -> tuple[str, int]:
             "budget without TLS. Listen on 127.0.0.1; from another machine: ssh -L 8475:127.0.0.1:8475 THIS-MACHINE"
         )
     return ("127.0.0.1" if host == "localhost" else host), int(port)
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        found = socket.create_server((host, port), family=family, backlog=MOST_CONNECTIONS)
-        found.setsockopt(
-            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
-        )  # asyncio does not, for a socket that is given to it
-        return found
-    except OSError as error:
-        raise PortError((host, port), error.strerror or type(error).__name__) from None

@@ -62,12 +62,12 @@ def routes(pages: Pages) -> list[Route]:
         kind = form.get("kind", "")
         command, about = command_of(pages.merchant, kind, form)
         pages.jobs.start(kind, python("client.cli", *command), about=about)
-        return RedirectResponse("/work", 303)
+        return RedirectResponse("/jobs", 303)
 
     def cancel(_request: Request, _session: Session, form: dict[str, str]) -> Response:
         job = pages.jobs.current
         pages.jobs.cancel()
-        return RedirectResponse(_BACK.get(job.kind, "/work") if job and form.get("back") else "/work", 303)
+        return RedirectResponse(_BACK.get(job.kind, "/jobs") if job and form.get("back") else "/jobs", 303)
 
     def progress(request: Request, _session: Session) -> Response:
         job = pages.jobs.current
@@ -85,11 +85,11 @@ def routes(pages: Pages) -> list[Route]:
         return FileResponse(path, filename=name, media_type="application/octet-stream")
 
     return [
-        pages.shows("/work", show),
-        pages.shows("/work/progress", progress),
-        pages.shows("/work/lists/{file:str}", download),
-        pages.acts("/work/start", start),
-        pages.acts("/work/cancel", cancel),
+        pages.shows("/jobs", show),
+        pages.shows("/jobs/progress", progress),
+        pages.shows("/jobs/lists/{file:str}", download),
+        pages.acts("/jobs/start", start),
+        pages.acts("/jobs/cancel", cancel),
     ]
 
 

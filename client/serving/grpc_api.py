@@ -18,7 +18,7 @@ from client.serving.faults import RETRY_SECONDS, TRY_AGAIN, Code, ServingError
 from client.serving.http_guard import MOST_BODY_BYTES
 from client.serving.schemas import Answer, Asked, AskPortrait, Rerank, ScoreCustomer, ScoreOrders, read
 from client.serving.tls import Certificate
-from daemons.health import Address, PortError
+from daemons.web_server import Address, PortError
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["PurchasePower"].full_name
 MOST_STREAMS, HANDSHAKE_MILLISECONDS = 128, 5_000

@@ -23,7 +23,7 @@ from client.serving.desk import Desk
 from client.serving.grpc_api import GrpcDoor
 from client.serving.hot_swap import Keeper, told
 from client.serving.http_api import make_app
-from client.serving.http_door import HttpDoor, listener
+from client.serving.http_door import MOST_CONNECTIONS, HttpDoor
 from client.serving.http_guard import Guard
 from client.serving.limits import Gate
 from client.serving.metrics import Metrics
@@ -32,7 +32,7 @@ from client.serving.service import Service
 from client.serving.snapshot import Snapshot, snapshot_of
 from client.serving.tls import Certificate, read_certificate
 from client.settings import MerchantSettings
-from daemons.health import Address
+from daemons.web_server import Address, listening
 from pp_model.errors import ConfigError
 
 GRACE_SECONDS = 10
@@ -155,7 +155,7 @@ async def _open_http(
     app = make_app(desk, lambda: health_of(keeper))
     guard = Guard(app, bearer=bearer, loopback=is_loopback(options.http[0]))
     door = HttpDoor(guard, certificate=certificate, grace_seconds=GRACE_SECONDS)
-    open_socket = listener(options.http)
+    open_socket = listening(options.http, backlog=MOST_CONNECTIONS)
     port = int(open_socket.getsockname()[1])
     running = asyncio.create_task(door.serve([open_socket]))
 

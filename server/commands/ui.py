@@ -7,9 +7,8 @@ import ipaddress
 import re
 import signal
 import socket
-import ssl
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 USUAL = "127.0.0.1:8490"
-MOST_CONNECTIONS, GRACE_SECONDS, HEAD_BYTES = 128, 5, 16_384
+MOST_CONNECTIONS, GRACE_SECONDS = 128, 5
 
 
 def add(commands: Any) -> None:
@@ -44,6 +43,7 @@ def add(commands: Any) -> None:
 
 def _ui(args: argparse.Namespace) -> int:
     from daemons.logs import configure_log
+    from daemons.web_server import listening
     from server.dashboard.accounts import Accounts, accounts_file
     from server.dashboard.app import make_app, make_desk
     from server.dashboard.audit import TERMINAL, Action
@@ -63,7 +63,7 @@ def _ui(args: argparse.Namespace) -> int:
     desk.audit.append(Action.STARTED, who=TERMINAL, subject=args.listen)
     scheme = "https" if args.certificate else "http"
     address = (host.strip("[]"), port)
-    with _listening(address) as listener:
+    with listening(address, backlog=MOST_CONNECTIONS) as listener:
         say(f"The dashboard is at {scheme}://{args.listen}/ until you stop it with Ctrl-C.")
         sys.stdout.flush()
         _serve(make_app(desk, names=names or LOOPBACK_NAMES), listener, args.certificate, args.key)
@@ -115,43 +115,19 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _listening(address: tuple[str, int]) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        return socket.create_server(address, family=family, backlog=MOST_CONNECTIONS)
-    except OSError as error:
-        raise ConfigError(
-            f"--listen {address[0]}:{address[1]}: {error.strerror}; choose another address or port"
-        ) from None
-
-
 def _serve(app: ASGIApp, listener: socket.socket, certificate: Path | None, key: Path | None) -> None:
     """Answers until a signal."""
     import uvicorn
 
-    tls: dict[str, Any] = {"ssl_certfile": certificate, "ssl_keyfile": key, "ssl_context_factory": _modern_tls}
-    config = uvicorn.Config(
+    from daemons.web_server import bounded
+
+    config = bounded(
         app,
-        **(tls if certificate else {}),
-        # An address is the peer's own. No header says otherwise, whatever the environment says.
-        proxy_headers=False,
-        server_header=False,
-        access_log=False,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="warning",
-        limit_concurrency=MOST_CONNECTIONS,
-        h11_max_incomplete_event_size=HEAD_BYTES,
-        timeout_keep_alive=5,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        most_connections=MOST_CONNECTIONS,
+        keep_alive_seconds=5,
+        grace_seconds=GRACE_SECONDS,
+        certificate=None if certificate is None or key is None else (certificate, key),
     )
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises them again when it has stopped: that is all
         signal.signal(number, lambda *_: None)
     uvicorn.Server(config).run(sockets=[listener])
-
-
-def _modern_tls(_: object, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-    context = make()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context

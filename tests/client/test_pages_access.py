@@ -168,7 +168,7 @@ def test_only_the_lists_that_a_report_names_are_given_out(pages, cutoff, file):
 
 @pytest.mark.parametrize("file", HOSTILE_FILES)
 def test_only_files_of_scores_are_given_out(pages, file):
-    answer = pages.browser().get(f"/work/lists/{file}")
+    answer = pages.browser().get(f"/jobs/lists/{file}")
     assert answer.status_code == 404
     assert "epsilon_budget" not in answer.text
 

@@ -87,7 +87,7 @@ def test_every_report_has_a_page_in_both_languages(browser, name, language):
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/plans", "/data", "/model", "/insight", "/insight/churn", "/customer", "/rules", "/work"]
+    "path", ["/", "/plans", "/data", "/model", "/insight", "/insight/churn", "/customer", "/rules", "/jobs"]
 )
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_a_new_merchants_pages_say_what_is_missing_and_what_to_do(empty, path, language):

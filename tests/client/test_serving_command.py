@@ -11,7 +11,7 @@ import pytest
 from client.commands import serve
 from client.serving.run import TOKEN_FILE
 from daemons.files import PrivateFileError
-from daemons.health import PortError
+from daemons.web_server import PortError
 from pp_model.errors import ConfigError
 from tests.support.scored import ScoredShop
 from tests.support.serving import served_shop

@@ -16,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from daemons.health import HealthServer, PortError, Status
+from daemons.health import HealthServer, Status
+from daemons.web_server import PortError
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 

@@ -41,7 +41,7 @@ from tests.support.merchant_pages import (
 from tests.support.scored import ScoredShop, scored_shop
 
 pytestmark = pytest.mark.e2e
-PAGES = ("/", "/plans", "/data", "/model", "/insight", "/insight/quality", "/customer", "/rules", "/work", "/privacy")
+PAGES = ("/", "/plans", "/data", "/model", "/insight", "/insight/quality", "/customer", "/rules", "/jobs", "/privacy")
 LOOKS = [("en", False), ("en", True), ("zh", False), ("zh", True)]
 DEADLINE = 90.0
 
@@ -153,7 +153,7 @@ def test_pages_with_nothing_to_show_or_nothing_to_read_are_as_good(chromium, req
             check(watched, path)
             if state == "empty" and path not in ("/", "/nowhere"):
                 assert watched.page.locator(".empty").count() >= 1, path
-            if state == "broken" and path not in ("/data", "/customer", "/work", "/nowhere", "/insight"):
+            if state == "broken" and path not in ("/data", "/customer", "/jobs", "/nowhere", "/insight"):
                 assert watched.page.locator(".notice.bad").count() >= 1, path
 
 
@@ -257,21 +257,21 @@ def test_scores_are_made_from_the_page_and_downloaded(chromium, merchant):
         running_pages(merchant.config) as running,
         watched_page(chromium, running.origin, cookies=running.cookies()) as watched,
     ):
-        page = watched.goto("/work")
+        page = watched.goto("/jobs")
         page.fill("form:has(select) input[name=cutoff]", TODAY.isoformat())
         page.click("text=Score everybody")
         expect(page.locator("[data-progress]")).to_be_visible()
         check(watched, "at work")
         watched.goto("/")  # it is at work wherever one looks
         expect(page.locator("[data-progress]")).to_be_visible()
-        watched.goto("/work")
+        watched.goto("/jobs")
         expect(page.locator(".jobs .badge")).to_have_text("Done", timeout=1000 * DEADLINE)
         with page.expect_download() as download:
             page.click(f"text=scores-{TODAY}.csv")
         text = Path(download.value.path()).read_text(encoding="utf-8")
         assert text.count("\n") == 301
         assert '"customer-7"' in text or "customer-7," in text
-        check(watched, "/work")
+        check(watched, "/jobs")
     path = merchant.settings.paths.agreements.parent / "lists" / f"scores-{TODAY}.csv"
     assert path.stat().st_mode & 0o077 == 0
 
@@ -281,12 +281,12 @@ def test_work_that_fails_says_why_in_the_commands_own_words(chromium, merchant):
         running_pages(merchant.config) as running,
         watched_page(chromium, running.origin, cookies=running.cookies()) as watched,
     ):
-        page = watched.goto("/work")
+        page = watched.goto("/jobs")
         page.fill("form:has(select) input[name=cutoff]", (TODAY + 60 * DAY).isoformat())
         page.click("text=Score everybody")
         expect(page.locator(".jobs .badge")).to_have_text("Failed", timeout=1000 * DEADLINE)
         expect(page.locator(".jobs .said")).to_contain_text("the orders end more than 7 days before the cutoff")
-        check(watched, "/work")
+        check(watched, "/jobs")
 
 
 def test_the_orders_are_looked_through_from_the_page(chromium, merchant):
@@ -306,7 +306,7 @@ def test_real_reports_are_made_from_the_page_and_each_has_a_good_one(chromium, m
         running_pages(merchant.config) as running,
         watched_page(chromium, running.origin, size=PHONE, cookies=running.cookies()) as watched,
     ):
-        page = watched.goto("/work")
+        page = watched.goto("/jobs")
         page.click("text=Make reports")
         expect(page.locator(".jobs .badge")).not_to_have_text("At work", timeout=2000 * DEADLINE)
         assert not page.locator(".jobs .said").all_inner_texts()
@@ -397,7 +397,7 @@ def test_the_command_prints_a_link_serves_and_stops_in_order(chromium, merchant)
             page = watched.goto(link[2])
             page.wait_for_url(f"{link[1]}/")
             check(watched, "/")
-            page.goto(f"{link[1]}/work")
+            page.goto(f"{link[1]}/jobs")
             page.click("text=Make reports")
             expect(page.locator("[data-progress]")).to_be_visible()
         process.send_signal(signal.SIGTERM)
