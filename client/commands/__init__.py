@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime as dt
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,3 +38,17 @@ def new_command(
             help="the merchant's configuration (default: ./merchant.toml)",
         )
     return parser
+
+
+def add_cutoff(parser: argparse.ArgumentParser) -> None:
+    """`--cutoff DATE`, which must be given."""
+    parser.add_argument(
+        "--cutoff", type=dt.date.fromisoformat, required=True, metavar="DATE", help="today, as far as the model sees"
+    )
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """`--models DIR`."""
+    parser.add_argument(
+        "--models", type=Path, metavar="DIR", help="where pull keeps models (default: state/models of the merchant)"
+    )

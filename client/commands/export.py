@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from client.commands import new_command
+from client.commands import add_models, new_command
 from daemons.exit_codes import Exit
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--int8", action="store_true", help="matrices in eight bits; the summary says what that loses")
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
-    parser.add_argument(
-        "--models", type=Path, metavar="DIR", help="where pull keeps models (default: state/models of the merchant)"
-    )
+    add_models(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from client.commands import new_command
+from client.commands import add_cutoff, add_models, new_command
 from client.insight import NAMES
 from daemons.exit_codes import Exit
 
@@ -36,14 +34,10 @@ def add(commands: Any) -> None:
         text=_TEXT,
         example="pp-client insight --cutoff 2026-06-01",
     )
-    parser.add_argument(
-        "--cutoff", type=dt.date.fromisoformat, required=True, metavar="DATE", help="today, as far as the model sees"
-    )
+    add_cutoff(parser)
     parser.add_argument("--only", nargs="+", choices=NAMES, default=[], metavar="NAME", help="these reports alone")
     parser.add_argument("--stale", action="store_true", help="go on although the orders end long before the cutoff")
-    parser.add_argument(
-        "--models", type=Path, metavar="DIR", help="where pull keeps models (default: state/models of the merchant)"
-    )
+    add_models(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 

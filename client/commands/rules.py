@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import math
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from client.commands import new_command
+from client.commands import add_cutoff, add_models, new_command
 from daemons.exit_codes import Exit
 
 if TYPE_CHECKING:
@@ -39,13 +37,9 @@ def add(commands: Any) -> None:
         parts, "check", check, about="read rules.toml and say what each rule does", example="pp-client rules check"
     )
     runs = new_command(parts, "run", run, about="make the lists, and send the alerts that are due", example=example)
-    runs.add_argument(
-        "--cutoff", type=dt.date.fromisoformat, required=True, metavar="DATE", help="today, as far as the model sees"
-    )
+    add_cutoff(runs)
     runs.add_argument("--stale", action="store_true", help="go on although the orders end long before the cutoff")
-    runs.add_argument(
-        "--models", type=Path, metavar="DIR", help="where pull keeps models (default: state/models of the merchant)"
-    )
+    add_models(runs)
     runs.add_argument("--json", action="store_true", help="print what came of each rule as JSON")
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from client.commands import new_command
+from client.commands import add_cutoff, add_models, new_command
 from daemons.exit_codes import Exit
 
 if TYPE_CHECKING:
@@ -30,17 +29,13 @@ def add(commands: Any) -> None:
         text=_TEXT,
         example="pp-client score --cutoff 2026-06-01 --out scores.parquet",
     )
-    parser.add_argument(
-        "--cutoff", type=dt.date.fromisoformat, required=True, metavar="DATE", help="today, as far as the model sees"
-    )
+    add_cutoff(parser)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="ends with .parquet or .csv; readable by you alone"
     )
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
     parser.add_argument("--stale", action="store_true", help="score although the orders end long before the cutoff")
-    parser.add_argument(
-        "--models", type=Path, metavar="DIR", help="where pull keeps models (default: state/models of the merchant)"
-    )
+    add_models(parser)
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 

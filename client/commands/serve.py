@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from client.commands import new_command
+from client.commands import add_models, new_command
 from daemons.exit_codes import Exit
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--certificate", type=Path, metavar="FILE", help="for TLS, with its chain, in PEM")
     parser.add_argument("--key", type=Path, metavar="FILE", help="its private key, in PEM, mode 600")
-    parser.add_argument(
-        "--models", type=Path, metavar="DIR", help="where pull keeps models (default: state/models of the merchant)"
-    )
+    add_models(parser)
     parser.add_argument(
         "--cutoff", type=dt.date.fromisoformat, metavar="DATE", help="default: today, and every day the next"
     )

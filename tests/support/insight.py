@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from client.insight.data import InsightData, scores_of
+from client.insight.data import InsightData
 from client.score_file import SCHEMA
-from client.scoring import new_scorer
 from pp_model.schema import EventType, Order, OrderLog, category_code, order_log
+from tests.support.insight_shops import insight_data
 from tests.support.scored import shipped
 
 CUTOFF = dt.date(2025, 7, 1)
@@ -68,29 +68,16 @@ def data_of(orders: Sequence[Order], *, scores: pa.Table | None = None, **change
 
 def data_of_log(log: OrderLog, *, scores: pa.Table | None = None, **changes: Any) -> InsightData:
     """The same of a whole log; events from the cutoff on are left out."""
-    plan, arrays = shipped("mlp")
-    cutoff = changes.get("cutoff", CUTOFF)
-    scorer = new_scorer(plan, arrays, cutoff)
-    ids = pa.array([f"c{code}" for code in range(log.num_customers)], pa.string())
     codes = np.unique(log.category[log.category >= 0]).tolist()
     fields: dict[str, Any] = {
-        "log": log,
-        "customer_ids": ids,
         "category_names": {code: f"category {code}" for code in codes},
-        "discount_cents": None,
-        "slices": {},
-        "scores": scores_of(scorer, log, ids=ids) if scores is None else scores,
-        "scorer": scorer,
-        "shared": scorer,
+        "cutoff": CUTOFF,
+        "ids": pa.array([f"c{code}" for code in range(log.num_customers)], pa.string()),
+        "model": shipped("mlp"),
         "model_id": 7,
-        "model": "ab" * 32,
-        "plan": plan,
-        "cutoff": cutoff,
-        "currency": "GBP",
-        "market": None,
         "made": dt.datetime(2025, 7, 1, 8, tzinfo=dt.UTC),
     }
-    return InsightData(**{**fields, **changes})
+    return insight_data(log, scores=scores, **{**fields, **changes})
 
 
 def figures(report: Any) -> dict[str, Any]:

@@ -37,9 +37,11 @@ def insight_data(
     discount_cents: Sequence[int] | None = None,
     slices: Mapping[str, tuple[Sequence[int], tuple[str, ...]]] | None = None,
     market: Market | None = None,
+    ids: pa.Array | None = None,
+    scores: pa.Table | None = None,
     **changes: Any,
 ) -> InsightData:
-    """A shop at a cutoff, scored by `model`; customer 7 is called "k0007".
+    """A shop at a cutoff, scored by `model` unless there are scores; customer 7 is called "k0007" unless there are ids.
 
     Args:
         model: None takes a linear model that foretells buying by recency; its plan's holdout is long past.
@@ -49,14 +51,15 @@ def insight_data(
     names = {category_code(o.category): o.category for o in orders if o.category} if log is not orders else {}
     plan, arrays = model or linear_model(log_recency=-2.0)
     scorer = new_scorer(plan, arrays, cutoff)
-    ids = pa.array([f"k{number:04d}" for number in range(log.num_customers)], pa.string())
+    if ids is None:
+        ids = pa.array([f"k{number:04d}" for number in range(log.num_customers)], pa.string())
     fields: dict[str, Any] = {
         "log": log,
         "customer_ids": ids,
         "category_names": names,
         "discount_cents": None if discount_cents is None else np.array(discount_cents, np.int64),
         "slices": {name: (np.array(codes, np.int32), of) for name, (codes, of) in (slices or {}).items()},
-        "scores": scores_of(scorer, log, ids=ids),
+        "scores": scores_of(scorer, log, ids=ids) if scores is None else scores,
         "scorer": scorer,
         "shared": scorer,
         "plan": plan,

@@ -62,6 +62,15 @@ def test_where_orders_end_early_the_test_ends_with_them():
     assert test.bought.mean() > 0.2
 
 
+def test_the_test_is_of_the_published_model_and_not_of_the_own_readout_which_was_fitted_to_what_is_tested():
+    data, other = insight_data(regulars(60)), insight_data(regulars(60), model=linear_model(log_recency=+2.0)).scorer
+    own_differs, published_differs = dataclasses.replace(data, scorer=other), dataclasses.replace(data, shared=other)
+    said = backtest(data).probability
+    np.testing.assert_array_equal(backtest(own_differs).probability, said)
+    assert build(own_differs) == build(data)
+    assert not np.allclose(backtest(published_differs).probability, said)
+
+
 @pytest.mark.parametrize(
     ("holdout", "seen"),
     [(CUTOFF - HORIZON, False), (CUTOFF - HORIZON + dt.timedelta(days=1), True), (CUTOFF, True)],
