@@ -37,12 +37,14 @@ Runs = dict[str, list[dict[str, Any]]]
 FIRST_DAY, NUM_DAYS, LAST = dt.date(2023, 1, 1), 365, 32
 SPEC = FeatureSpec(horizon_days=28, sequence_length=LAST)
 END = FIRST_DAY + dt.timedelta(days=NUM_DAYS)
-PARTS = {  # part of our time -> the function that does it, with all that it calls
-    "fetching columns, lines of a day to baskets": "_baskets",
-    "past of each customer: kinds of events, visits, sums": "__init__",
-    f"{len(FEATURE_NAMES)} features": "feature_columns",
-    "tokens of the last 32 events": "_sequences",
-    "labels": "_labels",
+PARTS = {  # part of our time -> the function of a module that does it, with all that it calls
+    "columns of a line side by side, and its key": "baskets.__init__",
+    "sort": "baskets.blocks",
+    "fetching lines, lines of a day to baskets": "baskets._baskets",
+    "past of each customer: kinds of events, visits, sums": "feature_history.__init__",
+    f"{len(FEATURE_NAMES)} features": "feature_columns.feature_columns",
+    "tokens of the last 32 events": "features._sequences",
+    "labels": "features._labels",
 }
 
 
@@ -145,11 +147,9 @@ def _parts(work: Callable[[], Any]) -> dict[str, float]:
     spent: dict[str, float] = {}
     for (file, _, function), (_, _, _, inclusive, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
         if Path(file).parent.name == "pp_model":
-            spent[function] = spent.get(function, 0.0) + inclusive
-    total = spent["build_examples"]
-    # Lines of a day are sorted by the same function; that time is in the baskets' part.
-    parts = {"keys and sort": (spent["sorted_blocks"] - spent["_sorted"]) / total}
-    parts |= {part: spent[name] / total for part, name in PARTS.items()}
+            name = f"{Path(file).stem}.{function}"
+            spent[name] = max(spent.get(name, 0.0), inclusive)  # of two of one name, the one that calls the other
+    parts = {part: spent[name] / spent["features.build_examples"] for part, name in PARTS.items()}
     return parts | {"putting the rows together, and the rest": 1 - sum(parts.values())}
 
 

@@ -34,7 +34,7 @@ def feature_columns(h: History) -> dict[str, Floats]:
     columns |= _gap_columns(h)
     spend_rate = np.maximum(h.spend, LEAST_BASKET_CENTS) / (h.tenure + 0.5 * horizon)
     for share in RECENT_HORIZONS:
-        visits = h.by_visit.total(h.visit_age <= share * horizon)
+        visits = h.by_visit.how_many(h.visit_age <= share * horizon)
         columns[f"log_visits_last_{share:g}"] = np.log1p(visits)
         if share >= 1:
             columns[f"visit_trend_{share:g}"] = np.log((visits + 0.3) / (h.expected_visits * share + 0.3))
@@ -59,12 +59,12 @@ def _gap_columns(h: History) -> dict[str, Floats]:
     log_gap = np.log(gap + 0.5)
     log_gap[visits.first] = 0.0
     mean_log = visits.total(log_gap) / np.maximum(number, 1)
-    deviation = log_gap - mean_log.take(visits.row)
+    deviation = np.subtract(log_gap, np.repeat(mean_log, visits.count), out=log_gap)
     deviation[visits.first] = 0.0
-    variance = visits.total(deviation * deviation) / np.maximum(number - 1, 1)
+    variance = visits.total(np.multiply(deviation, deviation, out=deviation)) / np.maximum(number - 1, 1)
     mean = visits.total(gap) / np.maximum(number, 1)
     longest, latest = visits.largest(gap), visits.latest(gap)
-    longer = visits.total(gap > h.recency.take(visits.row))
+    longer = visits.how_many(gap > np.repeat(h.recency, visits.count))
     some = number > 0
     # With no gap yet, the horizon stands in: neither regular nor overdue.
     usual = np.where(some, mean, h.horizon)
@@ -84,10 +84,12 @@ def _basket_columns(h: History) -> dict[str, Floats]:
     log_paid = np.log(np.maximum(h.paid, LEAST_BASKET_CENTS))
     number = np.maximum(h.baskets, 1)
     mean_log = h.by_basket.total(log_paid) / number
-    deviation = log_paid - mean_log.take(h.by_basket.row)
-    variance = h.by_basket.total(deviation * deviation) / np.maximum(h.baskets - 1, 1)
     latest = h.by_basket.latest(log_paid)
-    lines = h.by_basket.total(h.all_baskets.lines.take(h.bought))
+    deviation = np.subtract(log_paid, np.repeat(mean_log, h.by_basket.count), out=log_paid)
+    variance = h.by_basket.total(np.multiply(deviation, deviation, out=deviation)) / np.maximum(h.baskets - 1, 1)
+    lines = h.baskets  # as many, where no basket has several
+    if h.all_baskets.lines.max(initial=1) > 1:
+        lines = h.by_basket.total(h.all_baskets.lines.take(h.bought))
     quantity = h.by_basket.total(h.all_baskets.quantity.take(h.bought))
     any_bought = h.visits > 0
     log_mean = np.log(h.mean_visit)
@@ -105,9 +107,9 @@ def _basket_columns(h: History) -> dict[str, Floats]:
 
 def _calendar_columns(h: History) -> dict[str, Floats]:
     day = h.visit_day + 3  # since a Monday: 1970-01-01 was a Thursday
-    weekend = h.by_visit.total(day - day // 7 * 7 >= 5)  # several times faster than the remainder
+    weekend = h.by_visit.how_many(day - day // 7 * 7 >= 5)  # several times faster than the remainder
     # The coming horizon, one year ago: the customer's own season.
-    last_year = h.by_visit.total((h.visit_age <= 365.25) & (h.visit_age > 365.25 - h.horizon))
+    last_year = h.by_visit.how_many((h.visit_age <= 365.25) & (h.visit_age > 365.25 - h.horizon))
     known = np.clip((h.tenure - 365.25) / h.horizon + 1, 0.0, 1.0)
     # The middle of the coming horizon as a point on the year's circle; a horizon of a year or more has no season.
     angle = 2 * np.pi * (h.now / SECONDS_PER_DAY + h.horizon / 2) / 365.25
@@ -122,16 +124,17 @@ def _calendar_columns(h: History) -> dict[str, Floats]:
 
 
 def _browsing_columns(h: History) -> dict[str, Floats]:
-    age = h.age_days(h.browsed)
+    age = h.age[h.browsed]
     return {
-        f"log_browsing_last_{share:g}": np.log1p(h.by_browsing.total(age <= share * h.horizon)) / 2
+        f"log_browsing_last_{share:g}": np.log1p(h.by_browsing.how_many(age <= share * h.horizon)) / 2
         for share in (0.125, 1.0)
     }
 
 
 def _category_columns(h: History) -> dict[str, Floats]:
     # One count over rows and tokens at a time; the last of a row's tokens are the buckets.
-    cell = h.by_basket.row * CATEGORY_TOKENS + h.category_token.take(h.bought)
+    cell = np.repeat(np.arange(h.num_rows) * CATEGORY_TOKENS, h.by_basket.count)
+    cell += h.category_token.take(h.bought)
     counts = np.bincount(cell, minlength=h.num_rows * CATEGORY_TOKENS).reshape(h.num_rows, CATEGORY_TOKENS)[:, 2:]
     shares = (counts / (counts.sum(axis=1, keepdims=True) + 1e-9)).T
     return {f"category_share_{bucket}": share for bucket, share in enumerate(shares)}

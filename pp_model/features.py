@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pp_model.baskets import Baskets, Ints, basket_blocks
+from pp_model.baskets import Baskets, Ints, basket_blocks, baskets_of
 from pp_model.errors import ConfigError
 from pp_model.feature_columns import RECENT_HORIZONS, feature_columns, log_anchor
 from pp_model.feature_history import CATEGORY_TOKENS, Floats, History
-from pp_model.schema import SECONDS_PER_DAY, EventType, OrderLog, day_start
+from pp_model.schema import EventType, OrderLog, day_start, order_log
 
 FEATURE_BOUND = 6.0
 YEAR_DAYS = 364  # whole weeks
@@ -68,14 +68,10 @@ class Examples:
 
     def select(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> Examples:
         """The chosen rows; customer codes stay."""
-        return Examples(
-            features=self.features[rows],
-            sequence=self.sequence[rows],
-            log_anchor=self.log_anchor[rows],
-            spend_cents=self.spend_cents[rows],
-            customer=self.customer[rows],
-            num_customers=self.num_customers,
-        )
+        return Examples(**{name: getattr(self, name)[rows] for name in _COLUMNS}, num_customers=self.num_customers)
+
+
+_COLUMNS = ("features", "sequence", "log_anchor", "spend_cents", "customer")
 
 
 def training_cutoffs(holdout_start: dt.date, *, horizon_days: int, count: int) -> tuple[dt.date, ...]:
@@ -101,14 +97,8 @@ def build_examples(log: OrderLog, cutoffs: Sequence[dt.date], spec: FeatureSpec)
         for of_cutoff, cutoff in zip(parts, cutoffs, strict=True):
             of_cutoff.append(rows_at(baskets, cutoff, spec))
     rows = [part for of_cutoff in parts for part in of_cutoff]
-    return Examples(
-        features=np.concatenate([part.features for part in rows]),
-        sequence=np.concatenate([part.sequence for part in rows]),
-        log_anchor=np.concatenate([part.log_anchor for part in rows]),
-        spend_cents=np.concatenate([part.spend_cents for part in rows]),
-        customer=np.concatenate([part.customer for part in rows]),
-        num_customers=log.num_customers,
-    )
+    columns = {name: np.concatenate([getattr(part, name) for part in rows]) for name in _COLUMNS}
+    return Examples(**columns, num_customers=log.num_customers)
 
 
 def rows_at(baskets: Baskets, cutoff: dt.date, spec: FeatureSpec) -> Examples:
@@ -125,32 +115,31 @@ def rows_at(baskets: Baskets, cutoff: dt.date, spec: FeatureSpec) -> Examples:
         features=features,
         sequence=_sequences(history, spec.sequence_length),
         log_anchor=log_anchor(history).astype(np.float32),
-        spend_cents=_labels(baskets, history.customer, start=now, end=now + spec.horizon_days * SECONDS_PER_DAY),
+        spend_cents=_labels(history),
         customer=history.customer,
         num_customers=baskets.num_customers,
     )
 
 
-def _labels(baskets: Baskets, customers: Ints, *, start: int, end: int) -> Ints:
-    """Net spend of each of the customers in [start, end), at least 0."""
-    ahead = np.flatnonzero((baskets.timestamp >= start) & (baskets.timestamp < end))
-    buyer, spend = baskets.customer[ahead], np.append(0, np.cumsum(baskets.spend_cents[ahead]))
-    label = spend[np.searchsorted(buyer, customers, "right")] - spend[np.searchsorted(buyer, customers, "left")]
+def _labels(h: History) -> Ints:
+    """Net spend of each row's customer in the horizon, at least 0."""
+    ahead = np.flatnonzero((h.age > -h.horizon) & ~h.before)
+    spend = np.append(0, np.cumsum(h.all_baskets.spend_cents.take(ahead)))
+    label = spend[np.searchsorted(ahead, h.stop)] - spend[np.searchsorted(ahead, h.start)]
     return np.asarray(np.maximum(label, 0), np.int64)
 
 
 def _sequences(h: History, length: int) -> NDArray[np.uint8]:
-    counts = h.by_event.number.astype(np.intp)
-    kept = np.minimum(counts, length)
-    end, row_end = np.cumsum(counts), np.cumsum(kept)
+    kept = np.minimum(h.by_event.count, length)
+    row_end = np.cumsum(kept)
     newest = np.arange(kept.sum())
     slot = newest + np.repeat(np.arange(1, h.num_rows + 1) * length - row_end, kept)
-    places = h.past.take(newest + np.repeat(end - row_end, kept))
-    age, oldest = h.age_days(places), row_end - kept
+    places = newest + np.repeat(h.start + h.by_event.count - row_end, kept)
+    age, oldest = h.age.take(places), row_end - kept
     gap = np.empty(len(age))
-    gap[1:] = age[:-1] - age[1:]
-    before = h.age_days(h.past[np.maximum(end - kept - 1, 0)])  # of the event before the oldest one kept, if any
-    gap[oldest] = np.where(counts > kept, before - age[oldest], 0.0)
+    np.subtract(age[:-1], age[1:], out=gap[1:])
+    before = h.age.take(np.maximum(places.take(oldest) - 1, h.start))  # of the event before the oldest one kept, if any
+    gap[oldest] = before - age[oldest]
     spend = h.all_baskets.spend_cents.take(places)
     relative = np.abs(spend.astype(np.float64)) / np.repeat(h.mean_visit, kept)
     tokens = np.empty((len(places), len(TOKEN_SIZES)), np.uint8)
@@ -186,18 +175,7 @@ CORE_FEATURES: tuple[str, ...] = (
 
 
 def _feature_names() -> tuple[str, ...]:
-    nothing = np.empty(0, np.int64)
-    empty = Baskets(
-        customer=nothing,
-        timestamp=nothing,
-        spend_cents=nothing,
-        quantity=nothing,
-        lines=nothing,
-        category=nothing,
-        event_type=nothing,
-        num_customers=0,
-    )
-    history = History(empty, now=0, horizon=1.0)
+    history = History(baskets_of(order_log([], num_customers=0)), now=0, horizon=1.0)
     others = [name for name in feature_columns(history) if name not in CORE_FEATURES]
     return (*CORE_FEATURES, *others)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pp_model import baskets, features
-from pp_model.baskets import basket_blocks, baskets_of, sorted_blocks
+from pp_model.baskets import basket_blocks, baskets_of, order_by
 from pp_model.features import Examples, FeatureSpec, build_examples, training_cutoffs
 from pp_model.schema import SECONDS_PER_DAY, EventType, OrderLog, day_start
 from tests.support.examples import CUTOFF
@@ -65,7 +65,7 @@ SHOPS = {
 @pytest.mark.parametrize("lines_per_block", [40, 700, 1_000_000])
 @pytest.mark.parametrize("shop", SHOPS.values(), ids=SHOPS)
 def test_blocks_of_customers_give_the_rows_of_the_plain_computation(shop, lines_per_block, monkeypatch):
-    monkeypatch.setattr(baskets, "LINES_PER_BLOCK", lines_per_block)
+    monkeypatch.setattr(baskets, "LINES_AT_ONCE", lines_per_block)
     monkeypatch.setattr(features, "basket_blocks", partial(basket_blocks, lines_per_block=lines_per_block))
     log = random_log(**shop)
     cutoffs = [*training_cutoffs(CUTOFF, horizon_days=28, count=4), CUTOFF, dt.date(1999, 1, 1), dt.date(2030, 1, 1)]
@@ -88,26 +88,47 @@ def test_baskets_of_any_log_are_those_of_the_plain_computation(lines, customers,
 
 
 def test_a_time_that_no_shop_has_changes_only_the_speed():
-    """Year 9999 and year 1 in one log: the keys do not fit in one integer."""
+    """Year 9999 and year 1 in one log, and then later still: the keys do not fit in one integer."""
     log = random_log(2_000, customers=40)
-    log.timestamp[:3] = [253_402_300_799, -62_135_596_800, 2**62]
+    for times in ([253_402_300_799, -62_135_596_800, 0], [253_402_300_799, -62_135_596_800, 2**62]):
+        log.timestamp[:3] = times
+        assert_same(build_examples(log, [CUTOFF], SPEC), plain_examples(log, [CUTOFF], SPEC))
+
+
+@pytest.mark.parametrize("largest", [2**30, 2**37, 2**62])
+def test_spend_that_no_shop_has_changes_only_the_speed(largest):
+    """Up to there time and spend fit in one integer, and from there on they do not."""
+    log = random_log(2_000, customers=40)
+    log.spend_cents[:4] = [largest, -largest, largest - 1, 1 - largest]
+    fast, plain = baskets_of(log), plain_baskets(log)
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(fast, name), getattr(plain, name))
+
+
+def test_negative_quantities_and_categories_next_to_each_other_stay_as_they_are():
+    log = random_log(500, customers=40)
+    log.quantity[:] = np.random.default_rng(1).integers(-(2**31), 2**31, len(log))
+    fast, plain = baskets_of(log), plain_baskets(log)
+    for name in ("quantity", "category"):
+        np.testing.assert_array_equal(getattr(fast, name), getattr(plain, name))
+
+
+@pytest.mark.parametrize("days", [200, 300, 70_000])
+def test_a_customer_of_more_visits_than_a_byte_counts_has_all_of_them(days):
+    one = random_log(1, customers=1).select(np.zeros(days, np.intp))
+    columns = {name: getattr(one, name) for name in one.__slots__}
+    columns["timestamp"] = day_start(CUTOFF) - SECONDS_PER_DAY * np.arange(1, days + 1)
+    log = OrderLog(**{**columns, "order": np.arange(days), "event_type": np.zeros(days, np.int8)})
     assert_same(build_examples(log, [CUTOFF], SPEC), plain_examples(log, [CUTOFF], SPEC))
 
 
 integers = st.one_of(st.integers(-3, 3), st.integers(-(2**63), 2**63 - 1))
 
 
-@given(st.lists(st.tuples(integers, integers, st.integers(0, 4)), max_size=30), st.integers(1, 40))
-def test_blocks_are_in_the_stable_order_by_all_keys_and_split_no_first_key(rows, rows_per_block):
+@given(st.lists(st.tuples(integers, integers, st.integers(0, 4)), max_size=30))
+def test_rows_are_ordered_by_all_keys_and_ties_stay_in_place(rows):
     keys = [np.array([row[i] for row in rows], np.int64) for i in range(3)]
-    blocks = list(sorted_blocks(*keys, rows_per_block=rows_per_block))
-    places = np.concatenate([place for place, _ in blocks])
-    np.testing.assert_array_equal(places, np.lexsort(keys[::-1]))
-    for i, key in enumerate(keys):
-        np.testing.assert_array_equal(np.concatenate([found[i] for _, found in blocks]), key[places])
-    firsts = [set(found[0].tolist()) for _, found in blocks]
-    assert sum(map(len, firsts)) == len(set.union(*firsts))
-    assert len(blocks) <= 1 or all(map(len, firsts))
+    np.testing.assert_array_equal(order_by(*keys), np.lexsort(keys[::-1]))
 
 
 @settings(max_examples=20)
