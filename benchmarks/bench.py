@@ -1,4 +1,4 @@
-"""Every measurement beside its peers, as pages and as figures to hold: `make bench`, or `make bench-quick`.
+"""Every measurement, beside its peers where it has any, as pages and as figures: `make bench`, or `make bench-quick`.
 
 The full form writes benchmarks/results, which is committed; the quick form, under three minutes, writes runs/bench.
 """
@@ -14,13 +14,14 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import aggregation, features_scale, many_merchants, private_step
+from benchmarks import aggregation, features_scale, insight, many_merchants, private_step, scoring, serving
 from benchmarks.environments import PEERS, ROOT, ChildError, installed, why_not
 from benchmarks.report import Report, machine
 
 RESULTS, QUICK_RESULTS = ROOT / "benchmarks" / "results", ROOT / "runs" / "bench"
 RATIOS = "ratios.json"
-PARTS = {part.NAME: part.measure for part in (private_step, many_merchants, features_scale, aggregation)}
+_PARTS = (private_step, many_merchants, features_scale, aggregation, scoring, insight, serving)
+PARTS = {part.NAME: part.measure for part in _PARTS}
 
 
 def measure_all(parts: Sequence[str], *, quick: bool) -> tuple[list[Report], list[str]]:

@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ("opacus", "jax_privacy", "pfl", "flower")
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -35,14 +38,17 @@ def why_not(peer: str) -> str:
     return f"not installed: {said[-1]}" if said else "not installed (make bench-setup)"
 
 
-def ask(module: str, *args: str, peer: str = "") -> dict[str, Any]:
+def ask(module: str, *args: str, peer: str = "", variables: Mapping[str, str] = NO_VARIABLES) -> dict[str, Any]:
     """Runs a module with `args` in the environment of a peer, or in ours, and gives the JSON of its last line.
+
+    Args:
+        variables: of the child's environment, beside ours and those that keep it to one thread.
 
     Raises:
         ChildError: it failed.
     """
     python = str(interpreter(peer)) if peer else sys.executable
-    environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **_ONE_THREAD, "PYTHONPATH": str(ROOT), **variables}
     done = subprocess.run(
         [python, "-m", module, *args], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )

@@ -13,18 +13,19 @@ from typing import Any
 from benchmarks.environments import ChildError, ask, installed, why_not
 from benchmarks.harness import Spread, digits, pooled, spread
 from benchmarks.report import Report, Row, reason, row_of, table
+from benchmarks.step_memory import OPACUS, OWN, PRIVATE, memory
 
 NAME, TITLE = "private_step", "The price of a private step"
 MODELS, BATCHES = ("mlp", "transformer", "gru"), (64, 256, 1024)
-OWN, OPACUS, JAX = "benchmarks.own_steps", "benchmarks.peers.opacus_steps", "benchmarks.peers.jax_steps"
-PRIVATE, OPTIMISED, SECRET = "private", "optimised", "private, secret noise"
+JAX = "benchmarks.peers.jax_steps"
+OPTIMISED, SECRET = "optimised", "private, secret noise"
 TO_PLAIN = {
     "mlp": {64: "<= 0.70", 256: "<= 0.80", 1024: "<= 0.95"},
     "transformer": dict.fromkeys(BATCHES, "<= 1.35"),
     "gru": {64: "<= 1.25", 256: "<= 1.30", 1024: "<= 1.50"},
 }
 TO_OPTIMISED = {"mlp": {64: "<= 1.5", 256: "<= 1.25", 1024: "<= 1.15"}}
-PEAK_BAR, FLAT_BAR, NO_BAR = "<= 1.35", "<= 1.01", "<="
+NO_BAR = "<="
 _PROCESSES = 3
 _EFFORT = {  # by whether it is the quick form
     True: ("--rounds", "9", "--seconds", "0.02", "--enough", "2"),
@@ -58,7 +59,7 @@ def measure(*, quick: bool) -> Report:
     to_optimised, _ = _own([PRIVATE], effort, times=times, reference=OPTIMISED)
     rows = [*_rows("plain", to_plain, PRIVATE, TO_PLAIN), *_rows("optimised", to_optimised, PRIVATE, TO_OPTIMISED)]
     parts = [_HOW, "## Against the plain PyTorch step", _methods_table(to_plain)]
-    memory_rows, memory_text = _memory(quick=quick)
+    memory_rows, memory_text = memory(MODELS, quick=quick)
     left = "JAX, secret noise and Opacus with larger batches are left to the full form."
     jax_text, jax_versions = (left, {}) if quick else _jax(effort)
     note = "" if peer else "Opacus was measured in the project's own environment."
@@ -141,58 +142,6 @@ def _cell(cell: Mapping[str, Any] | None) -> str:
     if cell is None:
         return "not measured"
     return reason(cell["failed"]) if "failed" in cell else str(Spread(**cell["ratio"]))
-
-
-def _memory(*, quick: bool) -> tuple[list[Row], str]:
-    """Peak memory at batch 1,024 above what the process held before, in a process for each; and its growth."""
-    models, repeats, batch = (("transformer",), 1, 1024) if quick else (MODELS, 2, 1024)
-    methods = {"plain": (OWN, ""), PRIVATE: (OWN, "")}
-    if not quick:
-        peer = "opacus" if installed("opacus") else ""
-        methods |= {"hooks": (OPACUS, peer), "ghost": (OPACUS, peer)}
-    rows, lines = [], []
-    for model in models:
-        peaks: dict[str, list[int]] = {name: [] for name in methods}
-        failed: dict[str, str] = {}
-        for _ in range(repeats):
-            for name, (module, peer) in methods.items():
-                try:
-                    peaks[name].append(_memory_of(module, model, batch, name, "peak", peer=peer)["bytes"])
-                except ChildError as error:
-                    failed[name] = reason(str(error).rpartition(": ")[2])
-        to_plain = {
-            name: spread([p / statistics.median(peaks["plain"]) for p in peaks[name]])
-            for name in methods
-            if peaks[name]
-        }
-        lines += [
-            [model, name, f"{statistics.median(peaks[name]) / 2**20:.0f} MiB", str(to_plain[name])]
-            if name in to_plain
-            else [model, name, failed[name], ""]
-            for name in methods
-        ]
-        if PRIVATE in to_plain:
-            what = f"peak memory of the private step / plain, {model}, batch {batch}"
-            rows.append(row_of(what, to_plain[PRIVATE], PEAK_BAR, quick=model == "transformer"))
-    rows += _flat_rows(["mlp"] if quick else MODELS)
-    title = (
-        f"## Memory\n\nPeak above what the process held with model and batch made, batch {batch:,}, over 2 steps.\n\n"
-    )
-    return rows, title + table(["model", "method", "peak", "/ plain"], lines)
-
-
-def _flat_rows(models: Sequence[str]) -> Iterable[Row]:
-    for model in models:
-        try:
-            grown = _memory_of(OWN, model, 64, PRIVATE, "flat")["growth"]
-        except ChildError:
-            continue
-        what = f"memory of the process, last of 1,000 private steps / the second hundred, {model}, batch 64"
-        yield row_of(what, spread([grown]), FLAT_BAR, quick=model == "mlp")
-
-
-def _memory_of(module: str, model: str, batch: int, method: str, kind: str, *, peer: str = "") -> dict[str, Any]:
-    return ask(module, "--models", model, "--batches", str(batch), "--methods", method, "--memory", kind, peer=peer)
 
 
 def _jax(effort: Sequence[str]) -> tuple[str, dict[str, str]]:

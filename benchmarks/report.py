@@ -18,7 +18,7 @@ class Row:
     Attributes:
         what: names it; the same text in every run.
         bar: "<= 0.7" or ">= 15", which also says which direction is worse; without a number where none is set: "<=".
-        quick: whether the quick form measures it too.
+        quick: whether the quick form measures the same, so that the check compares it.
         needs: the peer without which it cannot be measured, or "".
     """
 

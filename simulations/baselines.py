@@ -8,6 +8,7 @@ from pathlib import Path
 
 from client.shop import read_examples
 from client.sources import OrderSource
+from pp_model.loss import Prediction
 from pp_model.model import load_model
 from pp_model.plan import TrainingPlan
 from pp_model.randomness import SystemSource
@@ -38,20 +39,22 @@ def run_baseline(
     None of them has privacy, and none touches a merchant's ledger: they exist in a simulation only.
     """
     started = time.monotonic()
+    predicted = baseline_prediction(name, market, judge, init, scenario, directory=directory)
+    return {
+        **judge.together(predicted),
+        "label": LABELS[name],
+        "seconds": round(time.monotonic() - started, 2),
+        "merchants": judge.by_merchant(predicted),
+    }
+
+
+def baseline_prediction(
+    name: str, market: Market, judge: Judge, init: Arrays, scenario: Scenario, *, directory: Path
+) -> Prediction:
+    """What one baseline says of every holdout customer, in the order of the judge's rows."""
     if name == "synthetic_only":
-        predicted = judge.predict(init)
-    elif name == "local_only":
-        plan = plan_of(without_privacy(scenario), init)
-        models = {
-            name: train_together(source_of(log, name=name), plan, init, device=scenario.device)
-            for name, log in market.shops.items()
-        }
-        predicted = judge.predict_own(models)
-    elif name == "central_non_private":
-        plan = plan_of(without_privacy(scenario), init)
-        everyone = source_of(_all_orders(market), name="everyone")
-        predicted = judge.predict(train_together(everyone, plan, init, device=scenario.device))
-    else:
+        return judge.predict(init)
+    if name == "fedavg_non_private":
         average = without_privacy(scenario, algorithm="fedavg", **Recipe.fedavg())
         run = federate_by_engine(
             market.shops,
@@ -61,13 +64,17 @@ def run_baseline(
             directory=directory / "baselines" / name,
             secret_for=lambda _: SystemSource(),
         )
-        predicted = judge.predict(run.arrays)
-    return {
-        **judge.together(predicted),
-        "label": LABELS[name],
-        "seconds": round(time.monotonic() - started, 2),
-        "merchants": judge.by_merchant(predicted),
-    }
+        return judge.predict(run.arrays)
+    plan = plan_of(without_privacy(scenario), init)
+    if name == "central_non_private":
+        everyone = source_of(_all_orders(market), name="everyone")
+        return judge.predict(train_together(everyone, plan, init, device=scenario.device))
+    return judge.predict_own(
+        {
+            merchant: train_together(source_of(log, name=merchant), plan, init, device=scenario.device)
+            for merchant, log in market.shops.items()
+        }
+    )
 
 
 def train_together(source: OrderSource, plan: TrainingPlan, init: Arrays, *, device: str) -> Arrays:
