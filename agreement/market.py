@@ -1,7 +1,8 @@
 """Quantiles of the whole federation, signed by the platform: what a merchant compares its own shop with.
 
 They are numbers about many merchants' customers, so whoever publishes them states what they cost: epsilon, delta and
-the mechanism in words. This module carries that statement; it cannot check it.
+the mechanism in words. This module carries that statement; it cannot check it. What was published can be withdrawn:
+that is a signed statement too, later than the one before, and neither can be replaced by an earlier one.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from agreement.signing import SignatureError, SigningKey, VerifyKey, canonical_j
 from pp_model.config import from_mapping, to_mapping
 from pp_model.errors import ConfigError
 
-MARKET_VERSION = 1
+MARKET_VERSION = 2
 KIND = "market"
+UNDATED = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)  # of a statement of version 1, which said no time
 LARGEST_EPSILON = 100.0  # above it nobody is protected, and the statement would be empty
 LARGEST_VALUE = 1e12
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -66,34 +68,66 @@ class Market:
             _check_points(name, points)
 
 
-def sign_market(market: Market, key: SigningKey) -> bytes:
-    """The quantiles as they travel; `verify_market` is the inverse."""
-    return key.sign(KIND, _document(market))
+@dataclass(frozen=True, kw_only=True)
+class Statement:
+    """What the platform says of its quantiles until it says something later.
+
+    Attributes:
+        issued: in UTC, to the second; later than that of every statement before. `UNDATED` of version 1.
+        market: None: what was published is withdrawn, and there are none.
+    """
+
+    issued: dt.datetime
+    market: Market | None
+
+    def __post_init__(self) -> None:
+        utc = self.issued.utcoffset() == dt.timedelta(0) and not self.issued.microsecond
+        _require(utc, "issued", self.issued.isoformat(), "whole seconds in UTC")
 
 
-def verify_market(data: bytes, key: VerifyKey) -> Market:
-    """The quantiles that the owner of `key` signed.
+def sign_statement(statement: Statement, key: SigningKey) -> bytes:
+    """The statement as it travels; `verify_statement` is the inverse."""
+    return key.sign(KIND, _document(statement))
+
+
+def verify_statement(data: bytes, key: VerifyKey) -> Statement:
+    """The statement that the owner of `key` signed.
 
     Raises:
         SignatureError: not signed so, of a version that this program does not read, or not quantiles.
     """
     document = key.verify(KIND, data)
-    if document.get("version") != MARKET_VERSION:
+    version = document.get("version")
+    if version not in (1, MARKET_VERSION) or type(version) is not int:
         raise SignatureError(
-            f"the federation's quantiles are of version {document.get('version')!r:.20}; this program reads "
-            f"{MARKET_VERSION}; update it"
+            f"the federation's quantiles are of version {version!r:.20}; this program reads up to {MARKET_VERSION}; "
+            "update it"
         )
+    stated = {name: value for name, value in document.items() if name != "version"}
     try:
-        market = from_mapping(Market, {name: value for name, value in document.items() if name != "version"})
-        if canonical_json(_document(market)) != canonical_json(document):
-            raise ConfigError("a value in another form than this program writes")
+        statement = Statement(issued=UNDATED, market=_read(stated)) if version == 1 else _dated(stated)
     except ConfigError as error:
         raise SignatureError(f"the federation's quantiles are signed, but cannot be used: {error}") from None
-    return market
+    return statement
 
 
-def read_market(path: Path, key: VerifyKey) -> Market | None:
-    """The quantiles kept in a file, with the platform's signature checked again; None where there is no file.
+def check_later(found: Statement, kept: Statement) -> None:
+    """Returns if `found` may take the place of `kept`: it says the same, or was issued later.
+
+    Raises:
+        SignatureError: it was issued earlier, or says something else of the same time.
+    """
+    if found == kept or found.issued > kept.issued or found.issued == kept.issued == UNDATED:
+        return
+    raise SignatureError(
+        f"the platform's statement on its quantiles is of {found.issued:%Y-%m-%d %H:%M:%S} UTC, and another one, of "
+        f"{kept.issued:%Y-%m-%d %H:%M:%S}, is known: an old one is played again. What is known stays. Tell the "
+        "platform: it has to publish or withdraw them anew"
+    )
+
+
+def read_statement(path: Path, key: VerifyKey) -> Statement | None:
+    """The statement kept in a file, with the platform's signature checked again; None where there is no file.
 
     Raises:
         SignatureError: not, or no longer, what the platform signed.
@@ -103,14 +137,54 @@ def read_market(path: Path, key: VerifyKey) -> Market | None:
     except FileNotFoundError:
         return None
     try:
-        return verify_market(data, key)
+        return verify_statement(data, key)
     except SignatureError as error:
         raise SignatureError(f"{path}: {error}. Remove the file, and run pp-client pull") from None
 
 
-def _document(market: Market) -> dict[str, Any]:
+def read_market(path: Path, key: VerifyKey) -> Market | None:
+    """The quantiles of the statement kept in a file; None where there is none, or where they were withdrawn.
+
+    Raises:
+        SignatureError: not, or no longer, what the platform signed.
+    """
+    statement = read_statement(path, key)
+    return None if statement is None else statement.market
+
+
+def _document(statement: Statement) -> dict[str, Any]:
+    market = None if statement.market is None else _plain(statement.market)
+    return {"version": MARKET_VERSION, "issued": statement.issued.isoformat(), "market": market}
+
+
+def _plain(market: Market) -> dict[str, Any]:
     quantiles = {name: [[float(s), float(v)] for s, v in points] for name, points in market.quantiles.items()}
-    return {"version": MARKET_VERSION, **to_mapping(market), "quantiles": quantiles}
+    return {**to_mapping(market), "quantiles": quantiles}
+
+
+def _dated(stated: Mapping[str, Any]) -> Statement:
+    issued, market = stated.get("issued"), stated.get("market")
+    if set(stated) != {"issued", "market"} or not isinstance(issued, str) or not isinstance(market, dict | None):
+        raise ConfigError("a statement has a time and quantiles, or none")
+    try:
+        moment = dt.datetime.fromisoformat(issued)
+    except ValueError:
+        raise ConfigError("market.issued is no time") from None
+    statement = Statement(issued=moment, market=None if market is None else _read(market))
+    if moment.isoformat() != issued:
+        raise _other_form()
+    return statement
+
+
+def _read(stated: Mapping[str, Any]) -> Market:
+    market = from_mapping(Market, stated)
+    if canonical_json(_plain(market)) != canonical_json(stated):
+        raise _other_form()
+    return market
+
+
+def _other_form() -> ConfigError:
+    return ConfigError("a value in another form than this program writes")
 
 
 def _check_points(name: str, points: Points) -> None:

@@ -14,6 +14,7 @@ from client.checks import (
     check_pinned,
     check_versions,
 )
+from client.checks_extras import check_extras
 from client.checks_platform import check_connection, check_plans, check_registration
 from client.checks_shop import check_customers, check_ledger, check_orders, check_period
 
@@ -29,6 +30,7 @@ CHECKS: Sequence[tuple[str, Check]] = (
     ("registered", check_registration),
     ("orders", check_orders),
     ("customers", check_customers),
+    ("reports", check_extras),
     ("period", check_period),
     ("ledger", check_ledger),
     ("plans", check_plans),

@@ -11,7 +11,7 @@ from client.commands import new_command
 from daemons.exit_codes import Exit
 
 if TYPE_CHECKING:
-    from agreement.market import Market
+    from agreement.market import Market, Statement
     from client.models import PulledModel
     from client.settings import MerchantSettings
 
@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
     with platform_client(settings) as client:
         pulled = pull_newest(client, settings.plan_key, folder)
         _say("The platform has published no model yet." if pulled is None else _about_model(pulled, settings))
-        market = pull_market(client, settings.plan_key, settings.paths.market)
-        if market is not None:
-            _say(_about_market(market, settings.paths.market))
+        statement = pull_market(client, settings.plan_key, settings.paths.market)
+        if statement is not None:
+            _say(_about_statement(statement, settings))
     return Exit.DONE
 
 
@@ -67,6 +67,20 @@ def _about_model(pulled: PulledModel, settings: MerchantSettings) -> str:
     if pulled.again is not None:
         lines.insert(1, f"  Again:    the platform went back; this is model {pulled.again} under a new number")
     return "\n".join(lines)
+
+
+def _about_statement(statement: Statement, settings: MerchantSettings) -> str:
+    if statement.market is not None:
+        return _about_market(statement.market, settings.paths.market)
+    from client.market import reports_on_it
+
+    text = (
+        "The platform publishes no quantiles of the federation any more: it withdrew them on "
+        f"{statement.issued:%Y-%m-%d %H:%M} UTC."
+    )
+    if found := reports_on_it(settings.paths.insight):
+        text += f"\n  Reports:  {found} of yours on the market position may rest on them; see pp-client insight"
+    return text
 
 
 def _about_market(market: Market, path: Path) -> str:

@@ -16,7 +16,7 @@ from agreement.market import Market, read_market
 from client.drift import run_before
 from client.insight.customers import Facts, Interests, facts_of, interests_of
 from client.insight.options import InsightOptions, read_options
-from client.models import newest_kept
+from client.models import KeptModel, newest_kept
 from client.orders import read_orders
 from client.progress import Advance, Begin
 from client.score_file import finished, tier_cuts
@@ -86,12 +86,17 @@ class InsightData:
 
 
 def load_data(
-    settings: MerchantSettings, *, cutoff: dt.date, models: Path, progress: Begin, stale: bool = False
+    settings: MerchantSettings,
+    *,
+    cutoff: dt.date,
+    models: Path | KeptModel,
+    progress: Begin,
+    stale: bool = False,
 ) -> InsightData:
     """Reads the orders with their extras and scores everybody with the newest model that was pulled.
 
     Args:
-        models: the folder of `pull_newest`.
+        models: the folder of `pull_newest`; or the model itself, where it was read before.
         stale: allows orders that end long before the cutoff.
 
     Raises:
@@ -100,7 +105,7 @@ def load_data(
         BadOrdersError: the source breaks its contract.
     """
     options = read_options(settings.paths.insight_options)
-    model = newest_kept(models, settings.plan_key)
+    model = models if isinstance(models, KeptModel) else newest_kept(models, settings.plan_key)
     source = WatchedSource(source=settings.source(), moved=progress("reading orders", None))
     orders = read_orders(source, window=Window(start=FIRST_DAY, end=cutoff), extras=True)
     newest = newest_day(orders, cutoff, stale=stale)

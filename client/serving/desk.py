@@ -7,15 +7,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from client.serving.faults import Code, ServingError
 from client.serving.limits import Gate
-from client.serving.metrics import Metrics
+from client.serving.metrics import Door, Metrics
 from client.serving.schemas import Answer, Asked, AskPortrait, Rerank, ScoreCustomer, ScoreOrders
 from client.serving.service import Service
 
-Door = Literal["http", "grpc"]
 CALLS: Mapping[type[Asked], str] = {
     ScoreCustomer: "score_customer",
     ScoreOrders: "score_orders",

@@ -32,6 +32,14 @@ class Code(StrEnum):
     TIMEOUT = "timeout"
 
 
+class Unheard(StrEnum):
+    """Why a connection to the HTTP door never had a request."""
+
+    NO_HEAD = "no_head"  # none came in time
+    NO_HTTP = "no_http"
+    TOO_MANY = "too_many_connections"
+
+
 HTTP_STATUS: Mapping[Code, int] = {
     Code.NOT_JSON: 400,
     Code.UNAUTHORIZED: 401,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -22,6 +23,7 @@ from daemons.web_server import Address, PortError
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["PurchasePower"].full_name
 MOST_STREAMS, HANDSHAKE_MILLISECONDS = 128, 5_000
+MOST_READ_BYTES = 2 * MOST_BODY_BYTES  # of one message; what is larger gRPC refuses by itself, and nobody can count it
 STATUS: Mapping[Code, grpc.StatusCode] = {
     Code.NOT_JSON: grpc.StatusCode.INVALID_ARGUMENT,
     Code.UNAUTHORIZED: grpc.StatusCode.UNAUTHENTICATED,
@@ -52,7 +54,7 @@ class GrpcDoor:
     def __init__(self, desk: Desk, *, bearer: Bearer) -> None:
         options = (
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", MOST_BODY_BYTES),
+            ("grpc.max_receive_message_length", MOST_READ_BYTES),
             ("grpc.max_metadata_size", 8_192),
             ("grpc.max_concurrent_streams", MOST_STREAMS),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_MILLISECONDS),
@@ -60,7 +62,9 @@ class GrpcDoor:
             ("grpc.max_connection_idle_ms", 300_000),
         )
         self._server = grpc.aio.server(
-            interceptors=(_TokenFirst(bearer),), options=options, maximum_concurrent_rpcs=MOST_STREAMS
+            interceptors=(_TokenFirst(bearer, partial(desk.metrics.turned_away, "grpc")),),
+            options=options,
+            maximum_concurrent_rpcs=MOST_STREAMS,
         )
         handlers = {name: _handler(desk, *kinds) for name, kinds in CALLS.items()}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
@@ -118,6 +122,10 @@ def _handler(desk: Desk, kind: type[Asked], request: type[Message], answer: type
     async def call(data: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
         try:
             asked = read(kind, plain(_parsed(request, data)))
+        except ServingError as error:
+            desk.metrics.turned_away("grpc", error.code)
+            await _abort(context, error)
+        try:
             found: Answer = await desk.answer("grpc", asked, seconds=context.time_remaining())
         except ServingError as error:
             await _abort(context, error)
@@ -129,6 +137,8 @@ def _handler(desk: Desk, kind: type[Asked], request: type[Message], answer: type
 
 
 def _parsed(kind: type[Message], data: bytes) -> Message:
+    if len(data) > MOST_BODY_BYTES:
+        raise ServingError(Code.TOO_LARGE)
     try:
         return kind.FromString(data)
     except DecodeError:
@@ -144,8 +154,8 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: ServingErro
 
 
 class _TokenFirst(grpc.aio.ServerInterceptor):  # type: ignore[misc]
-    def __init__(self, bearer: Bearer) -> None:
-        self._bearer = bearer
+    def __init__(self, bearer: Bearer, turned_away: Callable[[Code], None]) -> None:
+        self._bearer, self._turned_away = bearer, turned_away
 
     async def intercept_service(
         self,
@@ -154,9 +164,13 @@ class _TokenFirst(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     ) -> grpc.RpcMethodHandler:
         given = [value for name, value in details.invocation_metadata if name == "authorization"]
         if len(given) == 1 and self._bearer.allows(str(given[0]).encode("utf-8", "replace")):
-            return await continuation(details)
-        return grpc.unary_unary_rpc_method_handler(_refuse)
+            handler = await continuation(details)
+            if handler is None:  # gRPC answers that there is no such method
+                self._turned_away(Code.NOT_FOUND)
+            return handler
+        self._turned_away(Code.UNAUTHORIZED)
+        return grpc.stream_stream_rpc_method_handler(_refuse)  # which has nothing read of what is sent
 
 
-async def _refuse(_: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+async def _refuse(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
     await _abort(context, ServingError(Code.UNAUTHORIZED))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request, Security
@@ -75,8 +75,16 @@ def make_app(desk: Desk, health: Callable[[], Health]) -> FastAPI:
         redirect_slashes=False,
         dependencies=[Security(HTTPBearer(auto_error=False, description="the token in secrets/serving"))],
     )
+
+    async def refused(_: Request, error: Exception) -> Response:
+        found, allow = _told(error), None
+        if isinstance(error, RequestValidationError | HTTPException):  # the others are counted by the desk or the guard
+            desk.metrics.turned_away("http", found.code)
+            allow = (getattr(error, "headers", None) or {}).get("Allow")
+        return _said(found, allow)
+
     for kind in (ServingError, RequestValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, _told)
+        app.add_exception_handler(kind, refused)
 
     async def answered(asked: Asked) -> Response:
         return Response((await desk.answer("http", asked)).model_dump_json(), media_type=JSON)
@@ -114,22 +122,20 @@ def make_app(desk: Desk, health: Callable[[], Health]) -> FastAPI:
     return app
 
 
-async def _told(_: Request, error: Exception) -> Response:
+def _told(error: Exception) -> ServingError:
     """Any error as one of ours; of what is not expected nothing is told."""
     match error:
         case ServingError():
-            return _said(error)
+            return error
         case RequestValidationError():
             errors = list(error.errors())
             broken = any(each["type"] == "json_invalid" for each in errors)
-            return _said(ServingError(Code.NOT_JSON) if broken else invalid(errors, FIELDS, skip=1))
+            return ServingError(Code.NOT_JSON) if broken else invalid(errors, FIELDS, skip=1)
         case HTTPException():  # no such path, another method, or a body that the parser gives up on
-            code = {404: Code.NOT_FOUND, 405: Code.WRONG_METHOD}.get(error.status_code, Code.NOT_JSON)
-            allow = {name: value for name, value in (error.headers or {}).items() if name == "Allow"}
-            return _said(ServingError(code), allow)
-    return _said(ServingError(Code.INTERNAL))
+            return ServingError({404: Code.NOT_FOUND, 405: Code.WRONG_METHOD}.get(error.status_code, Code.NOT_JSON))
+    return ServingError(Code.INTERNAL)
 
 
-def _said(error: ServingError, headers: Mapping[str, str] | None = None) -> Response:
-    found = extra_headers(error) | dict(headers or {})
+def _said(error: ServingError, allow: str | None) -> Response:
+    found = extra_headers(error) | ({} if allow is None else {"Allow": allow})
     return JSONResponse(error.to_json(), status_code=HTTP_STATUS[error.code], headers=found)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,10 +32,12 @@ class Guard:
 
     Args:
         loopback: whether the address served is on loopback.
+        turned_away: is told of each request that is answered in the place of `inner`.
     """
 
-    def __init__(self, inner: ASGIApp, *, bearer: Bearer, loopback: bool) -> None:
+    def __init__(self, inner: ASGIApp, *, bearer: Bearer, loopback: bool, turned_away: Callable[[Code], None]) -> None:
         self._inner, self._bearer, self._loopback = inner, bearer, loopback
+        self._turned_away = turned_away
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI 3."""
@@ -48,8 +50,10 @@ class Guard:
             body = await _body(scope, receive)
             await self._inner(scope, _replayed(body, receive), begun)
         except ServingError as error:
+            self._turned_away(error.code)
             await answer_with(error, begun)
         except Exception as error:  # a fault of ours; its text may quote the request
+            self._turned_away(Code.INTERNAL)
             log.error("a request failed", extra={"error": type(error).__name__}, exc_info=True)
             if not begun.begun:
                 await answer_with(ServingError(Code.INTERNAL), begun)

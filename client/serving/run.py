@@ -13,11 +13,13 @@ import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from client.insight.data import load_data
 from client.loopback import is_loopback
+from client.models import KeptModel, newest_kept
 from client.serving.bearer import Bearer, open_bearer
 from client.serving.desk import Desk
 from client.serving.grpc_api import GrpcDoor
@@ -153,8 +155,9 @@ async def _open_http(
 ) -> tuple[int, asyncio.Task[None]]:
     """The port, and what runs until the door is closed."""
     app = make_app(desk, lambda: health_of(keeper))
-    guard = Guard(app, bearer=bearer, loopback=is_loopback(options.http[0]))
-    door = HttpDoor(guard, certificate=certificate, grace_seconds=GRACE_SECONDS)
+    turned_away = partial(desk.metrics.turned_away, "http")
+    guard = Guard(app, bearer=bearer, loopback=is_loopback(options.http[0]), turned_away=turned_away)
+    door = HttpDoor(guard, certificate=certificate, grace_seconds=GRACE_SECONDS, turned_away=turned_away)
     open_socket = listening(options.http, backlog=MOST_CONNECTIONS)
     port = int(open_socket.getsockname()[1])
     running = asyncio.create_task(door.serve([open_socket]))
@@ -191,11 +194,14 @@ def _keep_looking(stack: AsyncExitStack, keeper: Keeper) -> None:
 
 
 def _keeper(settings: MerchantSettings, options: ServeOptions) -> Keeper:
-    def load(cutoff: dt.date) -> Snapshot:
+    def newest() -> KeptModel:
+        return newest_kept(options.models, settings.plan_key)
+
+    def load(cutoff: dt.date, model: KeptModel) -> Snapshot:
         data = load_data(
             settings,
             cutoff=cutoff,
-            models=options.models,
+            models=model,
             progress=lambda _what, _total: lambda _steps: None,
             stale=options.stale,
         )
@@ -204,13 +210,13 @@ def _keeper(settings: MerchantSettings, options: ServeOptions) -> Keeper:
     def today() -> dt.date:
         return options.cutoff or dt.datetime.now().astimezone().date()  # the merchant's own clock is this machine's
 
-    return Keeper(load, models=options.models, cutoff=today, reread_seconds=options.reread_seconds)
+    return Keeper(newest=newest, load=load, models=options.models, cutoff=today, reread_seconds=options.reread_seconds)
 
 
 def health_of(keeper: Keeper) -> Health:
     """How the service is."""
-    shop, refused = keeper.current, keeper.refused
-    found = None if refused is None else RefusedText(because=refused.because, why=refused.why, at=refused.at)
+    shop = keeper.current
+    found = [RefusedText(what=each.what, why=each.why, at=each.at) for each in keeper.refused.values()]
     if shop is None:
         return Health(ok=False, refused=found)
     return Health(

@@ -207,9 +207,9 @@ class Reranked(Answer):
 
 
 class RefusedText(Answer):
-    """What could not be loaded; what served before goes on serving."""
+    """What could not be taken; what served before goes on serving."""
 
-    because: str = Field(description="why it was tried: model, day, schedule or asked")
+    what: Literal["model", "orders"] = Field(description="the newest model, or the orders as they were at the last try")
     why: str
     at: dt.datetime
 
@@ -223,7 +223,7 @@ class Health(Answer):
     cutoff: dt.date | None = None
     newest_order: dt.date | None = None
     loaded_at: dt.datetime | None = None
-    refused: RefusedText | None = None
+    refused: list[RefusedText] = []
 
 
 class FieldProblem(Answer):

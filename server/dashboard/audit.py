@@ -47,6 +47,8 @@ class Action(StrEnum):
     ROLLBACK_ASKED = "rollback_asked"
     ROLLBACK_DONE = "rollback_done"
     ROLLBACK_FAILED = "rollback_failed"
+    MARKET_PUBLISHED = "market_published"
+    MARKET_WITHDRAWN = "market_withdrawn"
     DOWNLOAD = "download"
     STARTED = "started"
 

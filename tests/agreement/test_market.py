@@ -13,7 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agreement.market import Market, read_market, sign_market, verify_market
+from agreement.market import (
+    UNDATED,
+    Market,
+    Statement,
+    check_later,
+    read_market,
+    read_statement,
+    sign_statement,
+    verify_statement,
+)
 from agreement.signing import SignatureError, SigningKey
 from pp_model.config import to_mapping
 from pp_model.errors import ConfigError
@@ -27,28 +36,118 @@ MARKET = Market(
     made=dt.date(2026, 5, 1),
     quantiles={"spend_cents": ((0.1, 500.0), (0.5, 2000.0), (0.9, 9000.0)), "orders": ((0.5, 1.0),)},
 )
-DATA = sign_market(MARKET, KEY)
+ISSUED = dt.datetime(2026, 5, 2, 12, 30, 1, tzinfo=dt.UTC)
+SECOND = dt.timedelta(seconds=1)
+
+
+def stated(market: Market | None, *, later: int = 0) -> Statement:
+    return Statement(issued=ISSUED + later * SECOND, market=market)
+
+
+DATA = sign_statement(stated(MARKET), KEY)
+WITHDRAWN = sign_statement(stated(None), KEY)
+# As an earlier version of this program signed them: without a time.
+VERSION_1 = KEY.sign("market", {"version": 1, **to_mapping(MARKET)})
 
 
 def test_quantiles_come_back_as_they_were_signed():
-    assert verify_market(DATA, KEY.public) == MARKET
+    assert verify_statement(DATA, KEY.public) == stated(MARKET)
+
+
+def test_a_withdrawal_comes_back_as_one():
+    assert verify_statement(WITHDRAWN, KEY.public) == stated(None)
+
+
+def test_quantiles_that_an_earlier_version_signed_are_read_as_undated():
+    assert verify_statement(VERSION_1, KEY.public) == Statement(issued=UNDATED, market=MARKET)
 
 
 def test_whole_numbers_are_signed_as_the_numbers_that_they_are():
-    whole = dataclasses.replace(MARKET, quantiles={"spend_cents": ((0.5, 2000),)})
-    assert verify_market(sign_market(whole, KEY), KEY.public) == whole
+    whole = stated(dataclasses.replace(MARKET, quantiles={"spend_cents": ((0.5, 2000),)}))
+    assert verify_statement(sign_statement(whole, KEY), KEY.public) == whole
 
 
-def test_every_flipped_bit_is_refused():
-    for flip in bit_flips(DATA, count=1_000):
+@pytest.mark.parametrize("data", [DATA, WITHDRAWN], ids=["quantiles", "withdrawal"])
+def test_every_flipped_bit_is_refused(data):
+    for flip in bit_flips(data, count=1_000):
         with pytest.raises(SignatureError):
-            verify_market(flip, KEY.public)
+            verify_statement(flip, KEY.public)
+
+
+LATER, OTHER = dataclasses.replace(MARKET, epsilon=0.5), dataclasses.replace(MARKET, epsilon=0.6)
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        (stated(None, later=1), stated(MARKET)),
+        (stated(LATER, later=1), stated(None)),
+        (stated(LATER, later=1), stated(MARKET)),
+        (stated(MARKET), stated(MARKET)),
+        (stated(None), stated(None)),
+        (stated(MARKET), Statement(issued=UNDATED, market=LATER)),
+        (Statement(issued=UNDATED, market=MARKET), Statement(issued=UNDATED, market=LATER)),
+    ],
+    ids=["withdrawn", "published again", "replaced", "the same", "still none", "dated at last", "both undated"],
+)
+def test_a_later_statement_takes_the_place_of_an_earlier_one(found, kept):
+    check_later(found, kept)
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        (stated(MARKET), stated(None, later=1)),
+        (stated(MARKET), stated(LATER, later=1)),
+        (stated(None), stated(LATER, later=1)),
+        (stated(MARKET), stated(None)),
+        (stated(LATER), stated(OTHER)),
+        (Statement(issued=UNDATED, market=MARKET), stated(None)),
+    ],
+    ids=["after its withdrawal", "after another", "an old withdrawal", "same time", "two of a time", "undated"],
+)
+def test_an_earlier_statement_never_takes_the_place_of_a_later_one(found, kept):
+    with pytest.raises(SignatureError, match="an old one is played again"):
+        check_later(found, kept)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"issued": "2026-05-02T12:30:01"},
+        {"issued": "2026-05-02T12:30:01.5+00:00"},
+        {"issued": "2026-05-02T14:30:01+02:00"},
+        {"issued": "2026-05-02 12:30:01+00:00"},
+        {"issued": "tomorrow"},
+        {"issued": 1},
+        {"issued": None},
+        {"market": False},
+        {"market": []},
+        {"market": {}},
+        {"version": 1},
+        {"version": True},
+        {"surprise": 1},
+    ],
+    ids=str,
+)
+def test_a_signed_statement_in_another_form_is_refused(change):
+    document = {"version": 2, "issued": ISSUED.isoformat(), "market": None, **change}
+    with pytest.raises(SignatureError):
+        verify_statement(KEY.sign("market", document), KEY.public)
+
+
+@pytest.mark.parametrize("name", ["issued", "market"])
+def test_a_statement_has_both_its_parts(name):
+    document = {"version": 2, "issued": ISSUED.isoformat(), "market": None}
+    del document[name]
+    with pytest.raises(SignatureError, match="cannot be used"):
+        verify_statement(KEY.sign("market", document), KEY.public)
 
 
 def test_another_signer_and_a_signed_offer_are_refused():
-    for data in (sign_market(MARKET, SigningKey.generate()), signed(tiny_offer())):
+    for data in (sign_statement(stated(MARKET), SigningKey.generate()), signed(tiny_offer())):
         with pytest.raises(SignatureError, match="not a market signed"):
-            verify_market(data, KEY.public)
+            verify_statement(data, KEY.public)
 
 
 def test_quantiles_are_nothing_else_that_the_platform_signs():
@@ -59,8 +158,6 @@ def test_quantiles_are_nothing_else_that_the_platform_signs():
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
-        {"version": "1"},
         {"surprise": 1},
         {"horizon_days": "60"},
         {"horizon_days": 60.0},
@@ -72,21 +169,32 @@ def test_quantiles_are_nothing_else_that_the_platform_signs():
         {"quantiles": {"spend_cents": [[0.5, 1.0, 2.0]]}},
         {"quantiles": {"spend_cents": [0.5, 1.0]}},
         {"quantiles": []},
+        {"quantiles": {"spend_cents": [[0.5, 1]]}},  # a number in another form than it is signed in
     ],
     ids=str,
 )
 def test_signed_values_that_are_no_quantiles_are_refused_and_no_fault_of_the_program(change):
-    document = {"version": 1, **to_mapping(MARKET), **change}
-    with pytest.raises(SignatureError):
-        verify_market(KEY.sign("market", document), KEY.public)
+    market = {**to_mapping(MARKET), **change}
+    documents = ({"version": 1, **market}, {"version": 2, "issued": ISSUED.isoformat(), "market": market})
+    for document in documents:
+        with pytest.raises(SignatureError):
+            verify_statement(KEY.sign("market", document), KEY.public)
+
+
+@pytest.mark.parametrize("version", [0, 3, "1", 1.0, None])
+def test_a_statement_of_another_version_is_refused_with_what_to_do(version):
+    document = {"version": version, **to_mapping(MARKET)}
+    with pytest.raises(SignatureError, match="update it"):
+        verify_statement(KEY.sign("market", document), KEY.public)
 
 
 @pytest.mark.parametrize("name", ["epsilon", "delta", "mechanism", "made", "quantiles", "horizon_days"])
 def test_nothing_may_be_left_out(name):
-    document = {"version": 1, **to_mapping(MARKET)}
-    del document[name]
+    market = to_mapping(MARKET)
+    del market[name]
+    document = {"version": 2, "issued": ISSUED.isoformat(), "market": market}
     with pytest.raises(SignatureError, match="cannot be used"):
-        verify_market(KEY.sign("market", document), KEY.public)
+        verify_statement(KEY.sign("market", document), KEY.public)
 
 
 WRONG = [
@@ -129,15 +237,18 @@ def test_what_is_no_statement_or_no_quantile_is_never_signed(change):
 )
 def test_whatever_rises_is_a_quantile_and_comes_back_to_the_last_bit(points):
     rising = tuple(zip(sorted(share for share, _ in points), sorted(value for _, value in points), strict=True))
-    market = dataclasses.replace(MARKET, quantiles={"spend_cents": rising})
-    assert verify_market(sign_market(market, KEY), KEY.public) == market
+    statement = stated(dataclasses.replace(MARKET, quantiles={"spend_cents": rising}))
+    assert verify_statement(sign_statement(statement, KEY), KEY.public) == statement
 
 
 def test_a_kept_file_is_checked_again_when_it_is_read(tmp_path):
     path = tmp_path / "market.json"
-    assert read_market(path, KEY.public) is None
+    assert read_market(path, KEY.public) is read_statement(path, KEY.public) is None
     path.write_bytes(DATA)
     assert read_market(path, KEY.public) == MARKET
+    path.write_bytes(WITHDRAWN)
+    assert read_market(path, KEY.public) is None
+    assert read_statement(path, KEY.public) == stated(None)
     path.write_bytes(DATA.replace(b"2000.0", b"9999.0"))
     with pytest.raises(SignatureError, match=r"market\.json: .* Remove the file, and run pp-client pull"):
         read_market(path, KEY.public)

@@ -5,21 +5,26 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import importlib.metadata
+import sqlite3
 import stat
 from pathlib import Path
 
 import pytest
 
-from agreement.market import Market, read_market, sign_market
+from agreement.market import Market, Statement, read_market, sign_statement
 from agreement.signing import SigningKey
 from client.cli import main
+from client.insight import REPORTS
+from client.insight.store import cutoff_folder, read_report, reports_in, write_made
 from client.models import newest_kept
 from client.settings import load_settings
 from daemons.exit_codes import Exit
+from pp_model.config import to_mapping
 from server.home import PlatformHome
 from server.registry import Registry
 from server.rollback import roll_back
 from server.roster import Roster
+from tests.support.insight_shops import insight_data, regulars
 from tests.support.market import market, market_plan
 from tests.support.merchant_home import PLAN_KEY, invitation, new_shop
 from tests.support.platform import new_platform
@@ -35,6 +40,16 @@ QUANTILES = Market(
     made=dt.date(2026, 5, 1),
     quantiles={"spend_cents": ((0.1, 500.0), (0.5, 2000.0))},
 )
+
+
+NEWER = dataclasses.replace(QUANTILES, made=dt.date(2026, 6, 1), epsilon=0.5)
+MARKET_OF_REPORTS = dataclasses.replace(QUANTILES, horizon_days=28, quantiles={"churn_risk": ((0.1, 0.2), (0.5, 0.6))})
+ISSUED = dt.datetime(2026, 5, 2, tzinfo=dt.UTC)
+
+
+def signed(market: Market | None, *, later: int = 0, key: SigningKey = PLAN_KEY) -> bytes:
+    """A statement, so many seconds later than the first."""
+    return sign_statement(Statement(issued=ISSUED + dt.timedelta(seconds=later), market=market), key)
 
 
 @pytest.fixture
@@ -58,7 +73,7 @@ def kept(place) -> Market | None:
 
 def test_the_quantiles_come_with_the_model_are_kept_privately_and_say_what_they_cost(place, capsys):
     place.publish(market_plan())
-    give(place, sign_market(QUANTILES, PLAN_KEY))
+    give(place, signed(QUANTILES))
     assert pull(place.config) == Exit.DONE
     assert kept(place) == QUANTILES
     assert stat.S_IMODE(place.settings.paths.market.stat().st_mode) == 0o600
@@ -69,12 +84,76 @@ def test_the_quantiles_come_with_the_model_are_kept_privately_and_say_what_they_
 
 
 def test_newer_quantiles_take_the_place_of_older_ones(place):
-    give(place, sign_market(QUANTILES, PLAN_KEY))
+    give(place, signed(QUANTILES))
     assert pull(place.config) == Exit.DONE
-    newer = dataclasses.replace(QUANTILES, made=dt.date(2026, 6, 1), epsilon=0.5)
-    give(place, sign_market(newer, PLAN_KEY))
+    give(place, signed(NEWER, later=1))
     assert pull(place.config) == Exit.DONE
-    assert kept(place) == newer
+    assert kept(place) == NEWER
+
+
+def test_after_a_withdrawal_there_are_none_and_who_pulls_is_told(place, capsys):
+    give(place, signed(QUANTILES))
+    assert pull(place.config) == Exit.DONE
+    give(place, signed(None, later=1))
+    capsys.readouterr()
+    assert pull(place.config) == Exit.DONE
+    assert "publishes no quantiles of the federation any more" in capsys.readouterr().out
+    assert kept(place) is None
+    assert pull(place.config) == Exit.DONE  # it is no error to hear it twice
+    give(place, signed(NEWER, later=2))
+    assert pull(place.config) == Exit.DONE
+    assert kept(place) == NEWER
+
+
+@pytest.mark.parametrize("last", [signed(None, later=1), signed(NEWER, later=1)], ids=["withdrawn", "replaced"])
+@pytest.mark.parametrize("signing", ["as now", "as version 1 did"])
+def test_an_old_publication_that_is_played_again_never_comes_back(place, capsys, last, signing):
+    old = signed(QUANTILES) if signing == "as now" else PLAN_KEY.sign("market", {"version": 1, **to_mapping(QUANTILES)})
+    for data in (old, last):
+        give(place, data)
+        assert pull(place.config) == Exit.DONE
+    before = place.settings.paths.market.read_bytes()
+    give(place, old)
+    assert pull(place.config) == Exit.INTEGRITY
+    assert "played again" in capsys.readouterr().err
+    assert place.settings.paths.market.read_bytes() == before == last
+
+
+def test_a_platform_that_says_nothing_brings_nothing_back_and_takes_nothing_away(place):
+    for data in (signed(QUANTILES), signed(None, later=1)):
+        give(place, data)
+        assert pull(place.config) == Exit.DONE
+    with sqlite3.connect(place.registry) as db:
+        db.execute("DELETE FROM markets")  # a platform's backup of before
+    db.close()
+    assert pull(place.config) == Exit.DONE
+    assert kept(place) is None
+
+
+def test_a_withdrawal_removes_no_report_of_the_merchants_and_says_which_may_rest_on_it(place, capsys):
+    give(place, signed(QUANTILES))
+    assert pull(place.config) == Exit.DONE
+    folders = [cutoff_folder(place.settings.paths.insight, dt.date(2026, month, 1)) for month in (5, 6)]
+    data = insight_data(regulars(120), market=MARKET_OF_REPORTS)
+    for folder in folders:
+        for name in ("market", "churn"):
+            write_made(folder, REPORTS[name](data))
+    assert read_report(folders[0], "market").figures
+    give(place, signed(None, later=1))
+    capsys.readouterr()
+    assert pull(place.config) == Exit.DONE
+    assert "2 of yours on the market position" in capsys.readouterr().out
+    assert [set(reports_in(folder)) for folder in folders] == 2 * [{"churn", "market"}]
+
+
+def test_what_is_kept_and_was_changed_stops_the_pull_with_what_to_do(place, capsys):
+    give(place, signed(None, later=1))
+    assert pull(place.config) == Exit.DONE
+    place.settings.paths.market.write_bytes(b"{}")
+    give(place, signed(QUANTILES))
+    assert pull(place.config) == Exit.INTEGRITY
+    assert "Remove the file" in capsys.readouterr().err
+    assert place.settings.paths.market.read_bytes() == b"{}"
 
 
 def test_where_none_are_published_none_are_kept_and_nobody_is_told_of_any(place, capsys):
@@ -94,15 +173,16 @@ def test_a_platform_of_an_earlier_version_has_none(place, monkeypatch):
 @pytest.mark.parametrize(
     "data",
     [
-        sign_market(QUANTILES, SigningKey.generate()),
-        sign_market(QUANTILES, PLAN_KEY).replace(b"2000.0", b"9999.0"),
+        signed(QUANTILES, later=1, key=SigningKey.generate()),
+        signed(None, later=1, key=SigningKey.generate()),
+        signed(QUANTILES, later=1).replace(b"2000.0", b"9999.0"),
         b"{}",
     ],
-    ids=["another-key", "changed", "nothing"],
+    ids=["another-key", "another-keys-withdrawal", "changed", "nothing"],
 )
 def test_quantiles_that_the_platform_did_not_sign_are_not_kept_and_those_before_stay(place, capsys, data):
     place.publish(market_plan())
-    give(place, sign_market(QUANTILES, PLAN_KEY))
+    give(place, signed(QUANTILES))
     assert pull(place.config) == Exit.DONE
     give(place, data)
     assert pull(place.config) == Exit.INTEGRITY

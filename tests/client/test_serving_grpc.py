@@ -15,7 +15,18 @@ from grpc_reflection.v1alpha import reflection_pb2
 from client.serving import purchase_power_pb2 as pb
 from client.serving.faults import Code
 from client.serving.grpc_api import SERVICE, STATUS, GrpcDoor, plain
-from tests.support.serving import BEARER, SHOWN, Caller, behind, items, keeper_of, order_rows, posted, served_shop
+from tests.support.serving import (
+    BEARER,
+    SHOWN,
+    Caller,
+    behind,
+    items,
+    keeper_of,
+    order_rows,
+    posted,
+    served_shop,
+    shown,
+)
 
 ROWS = order_rows(120)
 TOKEN = (("authorization", SHOWN["authorization"]),)
@@ -187,6 +198,37 @@ def test_an_unknown_customer_has_no_portrait_and_too_large_a_message_no_answer(w
         "unknown_customer",
     )
     assert large.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert dict(large.trailing_metadata())["pp-code"] == "too_large"
+
+
+TURNED_AWAY = {
+    "unauthorized": ("ScoreCustomer", CANARY.encode(), {"metadata": (("authorization", f"Bearer {CANARY}"),)}),
+    "not_found": (f"/{CANARY}/{CANARY}", b"", {}),
+    "invalid": ("ScoreCustomer", b"\xff" + CANARY.encode(), {}),
+    "too_large": ("ScoreCustomer", b"\x0a" * ((1 << 20) + 1), {}),
+}
+
+
+@pytest.mark.parametrize("reason", TURNED_AWAY)
+def test_what_is_turned_away_before_the_desk_is_counted_once_by_its_reason(whole, reason):
+    fresh = behind(whole.keeper)
+    name, message, given = TURNED_AWAY[reason]
+    (error,) = told(fresh, asked(name, message, **given))
+    assert isinstance(error, grpc.aio.AioRpcError)
+    text, counts = shown(fresh)
+    assert counts == {("pp_serving_turned_away_total", "grpc", reason): 1.0}
+    assert CANARY not in text
+
+
+def test_a_stranger_is_refused_before_its_message_has_come(whole):
+    async def call(channel):
+        stream = channel.stream_unary(f"/{SERVICE}/ScoreCustomer")(metadata=(), timeout=30)
+        return await stream  # nothing was sent, and nothing is said to be over
+
+    fresh = behind(whole.keeper)
+    (error,) = told(fresh, call)
+    assert error.code() == grpc.StatusCode.UNAUTHENTICATED
+    assert shown(fresh)[1] == {("pp_serving_turned_away_total", "grpc", "unauthorized"): 1.0}
 
 
 class Slow:
@@ -211,6 +253,7 @@ def test_a_deadline_is_kept_and_a_full_queue_says_when_to_come_again(whole):
     assert late.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     assert (turned_away.code(), slow.begun) == (grpc.StatusCode.RESOURCE_EXHAUSTED, 1)
     assert dict(turned_away.trailing_metadata())["retry-after"] == "1"
+    assert shown(full)[1][("pp_serving_answers_total", "grpc", "busy")] == 1.0
 
 
 def test_every_code_has_a_status():

@@ -10,9 +10,23 @@ import threading
 import pytest
 
 from client.serving import http_guard
+from client.serving.faults import Code, Unheard
+from client.serving.http_api import JSON
 from client.serving.http_guard import MOST_BODY_BYTES, Guard
 from daemons.logs import JsonFormatter
-from tests.support.serving import BEARER, SHOWN, Caller, behind, items, keeper_of, order_rows, posted, served_shop
+from tests.support.serving import (
+    BEARER,
+    SHOWN,
+    Caller,
+    behind,
+    items,
+    keeper_of,
+    order_rows,
+    posted,
+    samples,
+    served_shop,
+    shown,
+)
 
 CANARY = "xq-canary-9137"
 ROWS = order_rows(120)
@@ -134,6 +148,55 @@ def test_metrics_count_answers_and_name_no_customer(client):
     assert 'pp_serving_answers_total{call="score_customer",code="ok",door="http"}' in text
     assert "pp_serving_ready 1.0" in text
     assert CANARY not in text
+
+
+def sent_json(body: bytes, **headers: str) -> dict:
+    return {"method": "POST", "path": "/v1/score", "content": body, "headers": {"content-type": JSON, **headers}}
+
+
+TURNED_AWAY = {
+    "unauthorized": {"method": "GET", "path": "/health", "headers": {"authorization": f"Bearer {CANARY}"}},
+    "forbidden": {"method": "GET", "path": "/health", "headers": {"host": f"{CANARY}.example"}},
+    "not_found": {"method": "GET", "path": f"/{CANARY}"},
+    "wrong_method": {"method": "PUT", "path": "/v1/score", "json": {CANARY: CANARY}},
+    "too_large": sent_json(b" " * (MOST_BODY_BYTES + 1)),
+    "wrong_type": sent_json(CANARY.encode(), **{"content-type": CANARY}),
+    "not_json": sent_json(CANARY.encode()),
+    "invalid": {"method": "POST", "path": "/v1/score", "json": {CANARY: CANARY}},
+}
+
+
+@pytest.mark.parametrize("reason", TURNED_AWAY)
+def test_what_is_turned_away_before_the_desk_is_counted_once_by_its_reason(whole, reason):
+    fresh = behind(whole.keeper)
+    response = Caller(app=fresh.app()).request(**TURNED_AWAY[reason])
+    assert code_of(response) == reason
+    text, counts = shown(fresh)
+    assert counts == {("pp_serving_turned_away_total", "http", reason): 1.0}
+    assert CANARY not in text
+
+
+def test_what_the_desk_answers_or_refuses_is_counted_there_and_not_as_turned_away(whole):
+    fresh = behind(whole.keeper)
+    client = Caller(app=fresh.app())
+    client.post("/v1/score", json={"customer_id": "customer-1"})
+    client.post("/v1/portrait", json={"customer_id": CANARY})
+    assert shown(fresh)[1] == {
+        ("pp_serving_answers_total", "http", "ok"): 1.0,
+        ("pp_serving_answers_total", "http", "unknown_customer"): 1.0,
+    }
+
+
+def test_the_reasons_are_a_list_of_ours_and_there_from_the_start(whole):
+    shown_at_once = {
+        (sample.labels["door"], sample.labels["reason"])
+        for sample in samples(behind(whole.keeper))
+        if sample.name == "pp_serving_turned_away_total"
+    }
+    assert shown_at_once == {
+        *((door, code.value) for door in ("http", "grpc") for code in Code),
+        *(("http", each.value) for each in Unheard),
+    }
 
 
 HOSTILE = {
@@ -306,6 +369,7 @@ def test_beyond_the_waiting_places_it_is_429_and_too_long_is_504(whole):
         turned_away = client.post("/v1/score", json={"customer_id": "a"})
         assert (late.status_code, code_of(late)) == (504, "timeout")
         assert (turned_away.status_code, code_of(turned_away)) == (429, "busy")  # the first still has its place
+        assert shown(full)[1][("pp_serving_answers_total", "http", "busy")] == 1.0
         assert turned_away.headers["retry-after"] == "1"
     finally:
         slow.go.set()
@@ -336,27 +400,28 @@ def test_health_says_which_model_serves(client, whole):
     told = client.get("/health").json()
     assert (told["ok"], told["model_id"], told["model"]) == (True, 1, shop.data.model)
     assert (told["cutoff"], told["newest_order"]) == (str(shop.data.cutoff), str(shop.newest_order))
-    assert told["refused"] is None
+    assert told["refused"] == []
 
 
 def test_a_body_that_drips_is_408(monkeypatch):
     monkeypatch.setattr(http_guard, "BODY_SECONDS", 0.05)
-    told = asked_by_hand(drips=True)
-    assert told[0]["status"] == 408
+    told, counted = asked_by_hand(drips=True)
+    assert (told[0]["status"], counted) == (408, [Code.TOO_SLOW])
 
 
 def test_what_an_inner_application_raises_is_a_typed_500():
     async def broken(scope, receive, send):
         raise RuntimeError(CANARY)
 
-    told = asked_by_hand(inner=broken)
-    assert told[0]["status"] == 500
+    told, counted = asked_by_hand(inner=broken)
+    assert (told[0]["status"], counted) == (500, [Code.INTERNAL])
     assert CANARY.encode() not in told[1]["body"]
 
 
-def asked_by_hand(*, inner=None, drips: bool = False) -> list[dict]:
-    """What the guard sends for one POST."""
+def asked_by_hand(*, inner=None, drips: bool = False) -> tuple[list[dict], list[Code]]:
+    """What the guard sends for one POST, and what it has counted."""
     told: list[dict] = []
+    counted: list[Code] = []
 
     async def send(message):
         told.append(message)
@@ -369,5 +434,6 @@ def asked_by_hand(*, inner=None, drips: bool = False) -> list[dict]:
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     headers.append((b"authorization", SHOWN["authorization"].encode()))
     scope = {"type": "http", "method": "POST", "path": "/v1/score", "headers": headers, "client": ("127.0.0.1", 1)}
-    asyncio.run(asyncio.wait_for(Guard(inner, bearer=BEARER, loopback=True)(scope, receive, send), 30))
-    return told
+    guard = Guard(inner, bearer=BEARER, loopback=True, turned_away=counted.append)
+    asyncio.run(asyncio.wait_for(guard(scope, receive, send), 30))
+    return told, counted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from client.models import MODEL_FILE
 from client.serving import purchase_power_pb2 as pb
 from client.serving.grpc_api import SERVICE
-from client.serving.http_door import HEAD_SECONDS
+from client.serving.http_door import HEAD_SECONDS, MOST_CONNECTIONS
 from tests.support.merchant_home import DAY, TODAY
 from tests.support.orders import row
 from tests.support.scored import ScoredShop, shipped
@@ -75,10 +76,7 @@ def test_models_are_swapped_under_load_without_a_lost_request(shop, tmp_path):
                 wait_until(lambda m=model_id: served.health()["model_id"] == m, served.process, served.log)
             place = shop.keep_model(*shipped("mlp"), model_id=4)
             (place / MODEL_FILE).write_bytes(b"bad")
-            wait_until(lambda: served.health()["refused"] is not None, served.process, served.log)
-            assert served.health()["model_id"] == 3
-            shutil.rmtree(place)
-            wait_until(lambda: served.health()["refused"] is None, served.process, served.log)
+            wait_until(lambda: served.health()["refused"], served.process, served.log)
             with shop.orders.open("a", encoding="utf-8") as file:
                 cells = row("just-came", f"{TODAY - DAY} 09:00:00", "20.00", event_type="purchase")
                 file.write(",".join(cells.get(name, "") for name in COLUMNS) + "\n")
@@ -89,6 +87,10 @@ def test_models_are_swapped_under_load_without_a_lost_request(shop, tmp_path):
                     served.process,
                     served.log,
                 )
+            assert [each["what"] for each in served.health()["refused"]] == ["model"]  # its orders came all the same
+            assert served.health()["model_id"] == 3
+            shutil.rmtree(place)
+            wait_until(lambda: not served.health()["refused"], served.process, served.log)
         finally:
             stop.set()
             for each in askers:
@@ -130,10 +132,31 @@ def test_connections_whose_head_does_not_come_are_closed_and_others_are_answered
                 assert client.post("/v1/score", json={"customer_id": "customer-1"}).status_code == 200
             for each in silent:
                 assert ended(each)
+            assert turned_away(served, "no_head") == 100
             assert time.monotonic() - began < 4 * HEAD_SECONDS
         finally:
             for each in silent:
                 each.close()
+
+
+def test_a_connection_too_many_is_counted(shop, tmp_path):
+    with serving(shop, tmp_path / "log.txt") as served:
+        held = [socket.create_connection(("127.0.0.1", served.http_port), timeout=30) for _ in range(MOST_CONNECTIONS)]
+        try:
+            with served.client(timeout=30.0) as client:
+                assert client.get("/health").status_code == 503
+        finally:
+            for each in held:
+                each.close()
+        wait_until(lambda: turned_away(served, "too_many_connections") >= 1, served.process, served.log)
+
+
+def turned_away(served, reason: str) -> float:
+    """What the metrics count of it behind the HTTP door; -1 where they are not to be had."""
+    with served.client() as client:
+        text = client.get("/metrics").text
+    found = re.search(rf'pp_serving_turned_away_total{{door="http",reason="{reason}"}} (\S+)', text)
+    return float(found[1]) if found else -1.0
 
 
 def ended(connection: socket.socket) -> bool:
@@ -164,6 +187,7 @@ def test_what_is_no_http_is_turned_away_and_the_service_goes_on(shop, tmp_path):
                     said = b""
             assert said == b"" or said.startswith(b"HTTP/1.1 4")
         assert served.health()["ok"]
+        assert turned_away(served, "no_http") >= 5
         assert CANARY not in served.log.read_text()
 
 

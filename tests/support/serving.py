@@ -6,13 +6,18 @@ import asyncio
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+from prometheus_client import generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from client.insight.data import InsightData, load_data
+from client.models import KeptModel, newest_kept
 from client.score_run import score_all
 from client.serving.bearer import Bearer
 from client.serving.desk import Desk
@@ -113,12 +118,16 @@ def score_lines(shop: ScoredShop, out: Path, *, cutoff: dt.date = TODAY) -> dict
 
 def keeper_of(shop: ScoredShop, **changes: Any) -> Keeper:
     """A keeper of the shop, which has loaded nothing yet."""
+    settings = shop.settings
 
-    def load(cutoff: dt.date) -> Snapshot:
-        return snapshot_of(shop_data(shop, cutoff=cutoff))
+    def newest() -> KeptModel:
+        return newest_kept(settings.paths.models, settings.plan_key)
 
-    given = {"models": shop.settings.paths.models, "cutoff": lambda: TODAY, "reread_seconds": 1e9} | changes
-    return Keeper(given.pop("load", load), **given)
+    def load(cutoff: dt.date, model: KeptModel) -> Snapshot:
+        return snapshot_of(load_data(settings, cutoff=cutoff, models=model, progress=quiet))
+
+    given = {"models": settings.paths.models, "cutoff": lambda: TODAY, "reread_seconds": 1e9}
+    return Keeper(**{**given, "newest": newest, "load": load, **changes})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +140,8 @@ class Behind:
     def app(self, *, loopback: bool = True) -> Guard:
         """The HTTP door's application."""
         app = make_app(self.desk, lambda: health_of(self.keeper))
-        return Guard(app, bearer=BEARER, loopback=loopback)
+        turned_away = partial(self.desk.metrics.turned_away, "http")
+        return Guard(app, bearer=BEARER, loopback=loopback, turned_away=turned_away)
 
 
 def behind(keeper: Keeper, *, workers: int = 1, waiting: int = 8, seconds: float = 10.0, service: Any = None) -> Behind:
@@ -139,6 +149,22 @@ def behind(keeper: Keeper, *, workers: int = 1, waiting: int = 8, seconds: float
     gate = Gate(workers=workers, waiting=waiting, seconds=seconds)
     found = service or Service(lambda: keeper.current)
     return Behind(keeper=keeper, desk=Desk(service=found, gate=gate, metrics=Metrics(keeper, gate)))
+
+
+def samples(whole: Behind) -> list[Sample]:
+    """All that the metrics show."""
+    text = generate_latest(whole.desk.metrics.registry).decode()
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+def shown(whole: Behind) -> tuple[str, dict[tuple[str, str, str], float]]:
+    """The metrics as text; and what is counted so far of answers and of what was turned away, by door and reason."""
+    counts = {
+        (each.name, each.labels["door"], each.labels.get("reason") or each.labels["code"]): each.value
+        for each in samples(whole)
+        if each.name in {"pp_serving_answers_total", "pp_serving_turned_away_total"} and each.value
+    }
+    return generate_latest(whole.desk.metrics.registry).decode(), counts
 
 
 def items(*given: tuple[str, float, int, str]) -> list[dict[str, Any]]:
