@@ -18,11 +18,23 @@ from agreement.offer import DecisionState
 from client.agreements import Agreement
 from client.settings import MerchantSettings, Period
 from client.spending import Spending
-from client.statement import PrivacyStatement, epsilon_text, plain_epsilon, privacy_statement
+from client.statement import (
+    WORDS,
+    Paragraph,
+    PrivacyStatement,
+    epsilon_phrase,
+    epsilon_text,
+    heading,
+    paragraph,
+    plain_epsilon,
+    privacy_statement,
+    said,
+)
 from pp_model.accounting import epsilon_spent
 from pp_model.config import to_mapping
 from pp_model.errors import ConfigError
 from pp_model.plan import TrainingPlan
+from web.words import Language, Phrase, phrase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +61,14 @@ class MerchantStatement:
     delta: float
     spent: float
 
-    def paragraphs(self) -> list[tuple[str, str]]:
+    def paragraphs(self, language: Language = "en") -> list[tuple[str, str]]:
         """Those of the promise, with what was charged after what was promised."""
-        at = next(i for i, (heading, _) in enumerate(self.promise.paragraphs()) if heading == "What these numbers mean")
-        found = self.promise.paragraphs()
-        return [*found[:at], _what_was_charged(self), *found[at:]]
+        found = self.promise.phrases()
+        at = next(i for i, (title, _) in enumerate(found) if title == heading("meaning"))
+        return said([*found[:at], _what_was_charged(self), *found[at:]], language)
 
-    def to_mapping(self) -> dict[str, Any]:
-        """Plain values for JSON; an infinite epsilon is the text "inf"."""
+    def to_mapping(self, language: Language = "en") -> dict[str, Any]:
+        """Plain values for JSON, the paragraphs in that language; an infinite epsilon is the text "inf"."""
         return {
             **{name: getattr(self, name) for name in ("merchant", "population", "platform", "charged_rounds", "delta")},
             "period": to_mapping(self.period),
@@ -65,7 +77,7 @@ class MerchantStatement:
             "epsilon_budget": plain_epsilon(self.budget),
             "epsilon_spent": plain_epsilon(self.spent),
             "promise": self.promise.to_mapping(),
-            "paragraphs": [{"heading": heading, "text": text} for heading, text in self.paragraphs()],
+            "paragraphs": [{"heading": title, "text": text} for title, text in self.paragraphs(language)],
         }
 
 
@@ -112,17 +124,16 @@ def merchant_statement(settings: MerchantSettings, plan: TrainingPlan, spending:
     )
 
 
-def statement_text(statement: MerchantStatement) -> str:
+def statement_text(statement: MerchantStatement, language: Language = "en") -> str:
     """For a terminal or a letter."""
     period = statement.period
-    head = (
-        f"Privacy statement of {statement.merchant} ({statement.population})\n"
-        f"Period {period.name}, {period.starts} to {period.ends}; as of {statement.made}\n"
-    )
-    return head + "".join(f"\n{heading}\n{text}\n" for heading, text in statement.paragraphs())
+    of = phrase("statement.of", merchant=statement.merchant, population=statement.population)
+    span = phrase("statement.span", period=period.name, starts=period.starts, ends=period.ends, made=statement.made)
+    head = "".join(f"{WORDS.say(language, each)}\n" for each in (of, span))
+    return head + "".join(f"\n{title}\n{text}\n" for title, text in statement.paragraphs(language))
 
 
-def statement_html(statement: MerchantStatement) -> str:
+def statement_html(statement: MerchantStatement, language: Language = "en") -> str:
     """One page, complete in itself."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -131,42 +142,45 @@ def statement_html(statement: MerchantStatement) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+    def say(text: str | Phrase, **values: Any) -> str:
+        return WORDS.say(language, text if isinstance(text, Phrase) else f"statement.page.{text}", **values)
+
     promise = statement.promise
     share = min(1.0, statement.spent / statement.budget) if 0 < statement.budget < math.inf else 0.0
     return environment.get_template("statement.html.j2").render(
+        t=say,
+        language=language,
         statement=statement,
         promise=promise,
-        paragraphs=statement.paragraphs(),
-        promised=epsilon_text(promise.plan_epsilon[1]),
-        charged=epsilon_text(statement.charged_epsilon),
-        spent=epsilon_text(statement.spent),
-        budget=epsilon_text(statement.budget),
+        paragraphs=statement.paragraphs(language),
+        title=phrase("statement.title"),
+        epsilon=lambda value: epsilon_text(value, language),
         share=math.ceil(100 * share),
-        shops=[
-            (count, epsilon_text(epsilon), epsilon_text(promise.spent_epsilon[count]))
-            for count, epsilon in promise.plan_epsilon.items()
-        ],
         mechanism=[
-            ("Delta", f"{promise.delta:g}"),
-            ("Noise multiplier", f"{promise.noise_multiplier:g}"),
-            ("Clip norm of one customer", f"{promise.max_grad_norm:g}"),
-            ("Sample rate", f"{promise.sample_rate:g}"),
-            ("Rounds, and steps in each", f"{promise.rounds:,} and {promise.steps_per_round:,}"),
-            ("Customers declared, at least", f"{promise.declared_customers:,}"),
+            ("delta", f"{promise.delta:g}"),
+            ("noise", f"{promise.noise_multiplier:g}"),
+            ("clip", f"{promise.max_grad_norm:g}"),
+            ("rate", f"{promise.sample_rate:g}"),
+            ("rounds", say("rounds_value", rounds=promise.rounds, steps=promise.steps_per_round)),
+            ("declared", f"{promise.declared_customers:,}"),
         ],
     )
 
 
-def _what_was_charged(s: MerchantStatement) -> tuple[str, str]:
-    rounds = f"{s.charged_rounds} of the plan's {s.promise.rounds} rounds"
-    costs = (
-        f"were charged so far: epsilon {epsilon_text(s.charged_epsilon)} at delta {s.promise.delta:g} for a customer "
-        "of this shop"
-        if s.charged_rounds
-        else "were charged so far: nothing has left for this plan yet"
+def _what_was_charged(s: MerchantStatement) -> Paragraph:
+    rounds = phrase(
+        f"statement.charged.{'some' if s.charged_rounds else 'none'}",
+        charged=str(s.charged_rounds),
+        rounds=str(s.promise.rounds),
+        epsilon=epsilon_phrase(s.charged_epsilon),
+        delta=f"{s.promise.delta:g}",
     )
-    return "What was really charged", (
-        f"{rounds} {costs}. All charges of the period {s.period.name} together, of this plan and any other, come to "
-        f"epsilon {epsilon_text(s.spent)} of a budget of {epsilon_text(s.budget)}, at the ledger's delta {s.delta:g}. "
-        "When the budget is used up, the merchant takes part in nothing more until the period ends."
+    budget = phrase(
+        "statement.charged.budget",
+        period=s.period.name,
+        spent=epsilon_phrase(s.spent),
+        budget=epsilon_phrase(s.budget),
+        delta=f"{s.delta:g}",
     )
+    return paragraph("charged", rounds, budget)

@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,6 +81,24 @@ class Words:
         said = {name: self._said(language, value) for name, value in values.items()}
         return _PLACEHOLDER.sub(lambda found: said[found[1]], self._texts[language][text])
 
+    def phrase_of(self, text: str, *, under: str) -> Phrase | None:
+        """The phrase whose English text this is, the inverse of `say`; None where there is none.
+
+        Of several it is the one with the most words of its own. "(s)" in an English text stands for a plural or none.
+
+        Args:
+            under: how its key begins.
+        """
+        found = [
+            (len(_PLACEHOLDER.sub("", english)), key, match.groupdict())
+            for key, english in self._texts["en"].items()
+            if key.startswith(under) and (match := _pattern(english).fullmatch(text))
+        ]
+        if not found:
+            return None
+        _, key, values = max(found, key=lambda each: each[:2])
+        return Phrase(key=key, values=values)
+
     def _said(self, language: Language, value: Any) -> str:
         return self.say(language, value) if isinstance(value, Phrase) else shown(value)
 
@@ -109,6 +128,19 @@ def shown(value: Any, kind: Kind | None = None) -> str:
             return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
         case _:
             return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
+
+
+@cache
+def _pattern(english: str) -> re.Pattern[str]:
+    """What a text can look like once its placeholders are filled."""
+    pattern, seen = "", set[str]()
+    for at, part in enumerate(_PLACEHOLDER.split(english)):
+        if at % 2 == 0:
+            pattern += re.escape(part).replace(re.escape("(s)"), "s?")
+        else:
+            pattern += f"(?P={part})" if part in seen else f"(?P<{part}>.+?)"
+            seen.add(part)
+    return re.compile(pattern, re.DOTALL)
 
 
 def _plain(value: Any) -> Any:

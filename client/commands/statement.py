@@ -22,6 +22,7 @@ def add(commands: Any) -> None:
         example="pp-client statement --html statement.html",
     )
     parser.add_argument("--plan", metavar="ID", help="the offer's id or its beginning (default: the plan charged last)")
+    parser.add_argument("--language", choices=("en", "zh"), default="en", help="English or Chinese (default: en)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print as JSON")
     form.add_argument("--html", type=Path, metavar="FILE", help="write one page that needs no network, and prints well")
@@ -39,10 +40,10 @@ def run(args: argparse.Namespace) -> int:
     plan = agreements.find(args.plan).offer.plan if args.plan else latest_plan(agreements.all(), spending)
     statement = merchant_statement(settings, plan, spending)
     if args.html:
-        args.html.write_text(statement_html(statement), encoding="utf-8")
+        args.html.write_text(statement_html(statement, args.language), encoding="utf-8")
         sys.stdout.write(f"Written: {args.html}\n")
     elif args.json:
-        sys.stdout.write(json.dumps(statement.to_mapping(), indent=1, allow_nan=False) + "\n")
+        sys.stdout.write(json.dumps(statement.to_mapping(args.language), indent=1, allow_nan=False) + "\n")
     else:
-        sys.stdout.write(statement_text(statement))
+        sys.stdout.write(statement_text(statement, args.language))
     return Exit.DONE

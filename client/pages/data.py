@@ -19,22 +19,18 @@ from client.drift import CHANGED, MOVED, STALE_DAYS, stability_index
 from client.pages.app import Pages
 from client.pages.examine import FORMAT
 from client.pages.faults import attempt
+from client.pages.findings import shown_findings
 from client.pages.merchant import Merchant
 from client.sources.refusals import Reason
 from daemons.files import check_private
 from pp_model.errors import ConfigError
 from web.charts import Chart, Series
 from web.sessions import Session
-from web.words import Phrase, phrase
+from web.words import Phrase, Words, phrase
 
 KIND = "examine"
 _SCORE_BIN = 5  # points of the score, as `client.drift` counts them
 _REASONS = {reason.name.lower() for reason in Reason}
-_LEVELS = {"ok": "good", "warning": "warning", "fault": "bad", "skipped": ""}
-_CHECKS = (
-    *("configuration", "files", "node key", "plan key", "authority", "versions", "disk", "device", "orders"),
-    *("freshness", "customers", "period", "ledger"),
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +66,8 @@ def routes(pages: Pages) -> list[Route]:
     """The page, and its one button."""
 
     def show(request: Request, session: Session) -> Response:
-        looked, drift = attempt(lambda: looked_at(pages.merchant)), attempt(lambda: drift_of(pages.merchant))
+        looked = attempt(lambda: looked_at(pages.merchant, pages.site.words))
+        drift = attempt(lambda: drift_of(pages.merchant))
         jobs = [job for job in pages.jobs.all if job.kind == KIND]
         failed = jobs[0] if jobs and jobs[0].state == "failed" else None
         return pages.page(request, session, "data.html.j2", looked=looked, drift=drift, failed=failed, kind=KIND)
@@ -85,7 +82,7 @@ def routes(pages: Pages) -> list[Route]:
     return [pages.shows("/data", show), pages.acts("/data/look", look)]
 
 
-def looked_at(merchant: Merchant) -> dict[str, Any] | None:
+def looked_at(merchant: Merchant, words: Words) -> dict[str, Any] | None:
     """What was found when it was last looked, made ready for the page; None where that was never done.
 
     Raises:
@@ -103,10 +100,7 @@ def looked_at(merchant: Merchant) -> dict[str, Any] | None:
         orders = found["orders"]
         return {
             "made": dt.datetime.fromisoformat(found["made"]),
-            "findings": [
-                (_check_name(each["check"]), phrase(f"level.{each['level']}"), _LEVELS[each["level"]], each["text"])
-                for each in found["findings"]
-            ],
+            "findings": shown_findings(found["findings"], words),
             "orders": orders and _orders(orders),
         }
     except (ValueError, KeyError, TypeError):
@@ -205,10 +199,6 @@ def _orders(found: dict[str, Any]) -> dict[str, Any]:
             kind_of_value="count",
         ),
     }
-
-
-def _check_name(name: str) -> Phrase:
-    return phrase(f"check.{name.replace(' ', '_')}") if name in _CHECKS else phrase("check.other", name=name)
 
 
 def _file(merchant: Merchant) -> Path:

@@ -1,4 +1,4 @@
-"""The privacy statement in the pages' design: its key sentences in the reader's language, then the whole of it."""
+"""The privacy statement in the pages' design, in the reader's language: its key sentences, then the whole of it."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from client.statement import EXAMPLE_ODDS
 from client.statement_page import MerchantStatement, latest_plan, merchant_statement, statement_html
 from web.charts import Chart, Series
 from web.sessions import Session
+from web.site import language_of
 from web.words import Phrase, phrase
 
 
@@ -34,15 +35,17 @@ def routes(pages: Pages) -> list[Route]:
             session,
             "privacy.html.j2",
             found=found,
+            whole=statement.paragraphs(language_of(request)) if statement else (),
             key=key_sentences(statement) if statement else (),
             chart=_shops(statement) if statement else None,
         )
 
-    def printable(_request: Request, _session: Session) -> Response:
+    def printable(request: Request, _session: Session) -> Response:
         """As a file: it brings its own style, which no page of ours may."""
         statement = statement_of(pages.merchant)
         headers = {"Content-Disposition": f'attachment; filename="privacy-statement-{statement.made}.html"'}
-        return Response(statement_html(statement), media_type="text/html; charset=utf-8", headers=headers)
+        text = statement_html(statement, language_of(request))
+        return Response(text, media_type="text/html; charset=utf-8", headers=headers)
 
     return [pages.shows("/privacy", show), pages.shows("/privacy/statement.html", printable)]
 

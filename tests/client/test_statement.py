@@ -11,10 +11,8 @@ from typing import Any
 import pytest
 from markupsafe import escape
 
-from client.ledger import Charge
 from client.peers import roster_fingerprint
 from client.settings import MerchantSettings, load_settings
-from client.spending import Spending
 from client.statement import PrivacyStatement, privacy_statement
 from client.statement_page import merchant_statement, statement_html, statement_text
 from pp_model.accounting import PrivacyEvent, epsilon_spent, rdp_epsilon
@@ -23,26 +21,8 @@ from pp_model.plan import TrainingPlan
 from pp_model.protocol import RefusalCode
 from tests.support.merchant_home import new_shop
 from tests.support.plans import tiny_dp, tiny_plan
+from tests.support.statements import BARE, PLAN, SPENT, SUM, spending_of
 from tests.support.sum_town import sum_plan
-
-PLAN = tiny_plan(
-    plan_id="spring",
-    rounds=40,
-    delta=2e-6,
-    declared_customers=3000,
-    dp=tiny_dp(sample_rate=0.03, noise_multiplier=1.25, max_grad_norm=0.5),
-)
-SPENT = (PLAN.dp.event.times(7), PrivacyEvent(sample_rate=0.01, noise_multiplier=2.0, num_steps=5))
-SUM = sum_plan(
-    merchants=8,
-    threshold=6,
-    dishonest=2,
-    rounds=40,
-    delta=2e-6,
-    declared_customers=3000,
-    dp=tiny_dp(sample_rate=0.03, noise_multiplier=1.25, max_grad_norm=0.5),
-)
-BARE = tiny_plan(dp=tiny_dp(noise_multiplier=0.0))
 
 
 def texts(statement: PrivacyStatement) -> dict[str, str]:
@@ -295,14 +275,6 @@ def test_how_coarse_the_time_of_an_answer_is_stands_where_it_is_assumed() -> Non
 
 def settings_of(tmp_path: Path, **answers: Any) -> MerchantSettings:
     return load_settings(new_shop(tmp_path / "shop", **answers).config)
-
-
-def spending_of(plan: TrainingPlan, *, rounds: int, budget: float = 3.0) -> Spending:
-    charges = tuple(
-        Charge(seq=n + 1, task=f"t{n}", plan=plan.fingerprint, event=plan.dp.event, epsilon_after=0.0)
-        for n in range(rounds)
-    )
-    return Spending(charges=charges, budget=budget, delta=1e-5)
 
 
 def test_the_merchants_statement_says_what_was_charged_beside_what_was_promised(tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +21,8 @@ from starlette.routing import Mount, Route
 
 from server.dashboard.access import NOBODY, OPERATOR, VIEWER, Declared, Desk
 from server.dashboard.app import make_app
+from server.home import PlatformHome
+from simulations.deployment import wait_until
 from web.guard import FORM_TOKEN
 from web.sessions import COOKIE
 from web.site import LANGUAGE_PATH
@@ -106,3 +112,27 @@ def undeclared(app: Starlette) -> list[str]:
 def declared(app: Starlette) -> Iterator[Declared]:
     """The routes that say who may use them."""
     return (route for route in app.routes if isinstance(route, Declared))
+
+
+@contextmanager
+def real_program(home: PlatformHome, log: Path, *more: str) -> Iterator[int]:
+    """`pp-server ui` as a process of its own; its port. It ends well when it is asked to."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "server.cli", "ui", "--home", str(home.root), "--listen", f"127.0.0.1:{port}"]
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            [*command, *more], cwd=Path(__file__).parents[2], stdout=out, stderr=subprocess.STDOUT, env=dict(os.environ)
+        ) as program,
+    ):
+        try:
+            said = b"The dashboard is at"
+            wait_until(lambda: program.poll() is not None or said in log.read_bytes(), 60, what="the dashboard")
+            assert program.poll() is None, log.read_text()
+            yield port
+        finally:
+            program.terminate()
+            code = program.wait(timeout=30)
+    assert code == 0
+    assert "Traceback" not in log.read_text()
