@@ -44,7 +44,7 @@ check: $(STAMP) ## format and lint (ruff), types (mypy --strict), layers; with C
 	.venv/bin/mypy
 	$(PYTEST) -q tests/test_layers.py
 
-bench: $(STAMP) ## measure everything beside its peers; writes benchmarks/results
+bench: $(STAMP) ## measure everything, beside its peers where it has any; writes benchmarks/results
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.bench $(ARGS)
 
 bench-quick: $(STAMP) ## the same in under three minutes, without the slowest peers; writes runs/bench
@@ -53,7 +53,7 @@ bench-quick: $(STAMP) ## the same in under three minutes, without the slowest pe
 bench-setup: $(STAMP) ## install the peers, each into its own environment under benchmarks/.envs
 	@PYTHON="$(PYTHON)" sh benchmarks/setup.sh $(ARGS)
 
-bench-check: $(STAMP) ## measure again and fail where a ratio is 10 % worse than committed
+bench-check: $(STAMP) ## measure again and fail where a figure is 10 % worse than committed
 	OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.check $(ARGS)
 
 lock: ## write requirements.lock anew from pyproject.toml

@@ -11,7 +11,7 @@ from web.words import Phrase, Words, phrase
 _TONES = {"ok": "good", "warning": "warning", "fault": "bad", "skipped": ""}
 _CHECKS = (
     *("configuration", "files", "node key", "plan key", "authority", "versions", "disk", "device", "orders"),
-    *("freshness", "customers", "period", "ledger"),
+    *("freshness", "customers", "period", "ledger", "reports"),
 )
 _SKIPPED = {words.skipped: reason.name.lower() for reason, words in REASONS.items()}
 

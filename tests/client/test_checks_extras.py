@@ -14,9 +14,13 @@ from client.checks import Examination, Finding, Level, findings
 from client.checks_extras import CHECK
 from client.checkup import CHECKS
 from client.cli import main
+from client.pages.app import FOLDER
+from client.pages.findings import finding_phrase
 from tests.support.merchant_home import DAY, TODAY, new_shop
 from tests.support.orders import row, write_bytes, write_csv
+from web.words import Words
 
+WORDS = Words([FOLDER / "words"])
 CANARY = "Zora.Canary@example.org"
 YESTERDAY = f"{TODAY - DAY} 10:00:00"
 SLICES = '\n[orders.contract.slices]\n"land" = "country"\n'
@@ -56,7 +60,10 @@ class Shop:
         chosen = [each for each in CHECKS if each[0] in ("orders", CHECK)]
         assert [name for name, _ in chosen] == ["orders", CHECK]
         found = [finding for name, check in chosen for finding in findings(name, check, examination)]
-        return [each for each in found if each.check == CHECK]
+        ours = [each for each in found if each.check == CHECK]
+        shown = [each.text for each in ours if each.level is not Level.SKIPPED]
+        assert [text for text in shown if finding_phrase(text, WORDS) is None] == []  # the pages have its Chinese
+        return ours
 
 
 @pytest.fixture

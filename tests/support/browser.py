@@ -33,6 +33,9 @@ _WATCH = """document.addEventListener("securitypolicyviolation", (event) => {
 _PAINTED = """new Promise((done) => new PerformanceObserver((list) => {
   for (const paint of list.getEntriesByName("first-contentful-paint")) done(paint.startTime);
 }).observe({ type: "paint", buffered: true }))"""
+_ALL_DRAWN = (
+    """() => [...document.querySelectorAll("figure.chart:has(script) .canvas")].every((each) => each.dataset.drawn)"""
+)
 _SERIOUS = ("serious", "critical")
 
 
@@ -62,6 +65,7 @@ class WatchedPage:
 
     Attributes:
         origin: "http://127.0.0.1:8480"; everything else is another host.
+        script: whether scripts run at all.
         console: errors and warnings of the console, and errors that no script caught.
         violations: of the Content-Security-Policy.
         strangers: addresses elsewhere that were asked for.
@@ -69,13 +73,16 @@ class WatchedPage:
 
     page: Page
     origin: str
+    script: bool = True
     console: list[str] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
 
     def goto(self, path: str) -> Page:
-        """Opens a path of the site, and waits until its scripts have run."""
+        """Opens a path of the site, and waits until its scripts have run and its figures are drawn."""
         self.page.goto(self.origin + path, wait_until="load")
+        if self.script:
+            self.page.wait_for_function(_ALL_DRAWN)
         return self.page
 
     @property
@@ -155,7 +162,7 @@ def watched_page(
         if cookies:
             context.add_cookies([{"name": name, "value": value, "url": origin} for name, value in cookies.items()])
         page = context.new_page()
-        watched = WatchedPage(page=page, origin=origin)
+        watched = WatchedPage(page=page, origin=origin, script=script)
         context.expose_binding("ppViolation", lambda _, text: watched.violations.append(text))
         context.add_init_script(_WATCH)
         page.on(

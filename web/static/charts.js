@@ -4,7 +4,8 @@
 (() => {
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
-  const drawn = [];
+  const drawn = [], library = new URL("vendor/echarts.common.min.js", document.currentScript.src).href;
+  let coming;
 
   // As web.words.shown writes them.
   function shown(value, kind) {
@@ -90,7 +91,7 @@
 
   function draw(figure) {
     const canvas = figure.querySelector(".canvas"), source = figure.querySelector("script[type='application/json']");
-    if (!canvas || !source || !window.echarts) return;
+    if (!canvas || !source) return;
     const data = JSON.parse(source.textContent);
     if (data.horizontal && data.categories.length > 8) canvas.style.height = `${6 + 1.6 * data.categories.length}rem`;
     const chart = echarts.init(canvas, null, { renderer: "svg" });
@@ -100,7 +101,22 @@
     canvas.dataset.drawn = "yes";
   }
 
-  function drawAll() {
+  // The library is larger than all the rest: it comes where there is a figure, and after the page was shown.
+  function fetched() {
+    coming ??= new Promise((done) => {
+      requestAnimationFrame(() => setTimeout(() => {
+        const script = document.createElement("script");
+        script.src = library;
+        script.onload = done;
+        document.head.append(script);
+      }, 0));
+    });
+    return coming;
+  }
+
+  async function drawAll() {
+    if (!document.querySelector("figure.chart")) return;
+    await fetched();
     for (let at = drawn.length - 1; at >= 0; at -= 1) {  // charts of a part of the page that was replaced
       if (!drawn[at].chart.getDom().isConnected) drawn.splice(at, 1)[0].chart.dispose();
     }
