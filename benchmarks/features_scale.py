@@ -161,7 +161,7 @@ def _run(name: str, orders: int) -> dict[str, Any]:
 
 
 def _middle(runs: list[dict[str, Any]], field: str) -> float:
-    return statistics.median(run[field] for run in runs)
+    return float(statistics.median(run[field] for run in runs))
 
 
 def _runs(*, pairs: int) -> Runs:

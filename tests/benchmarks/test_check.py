@@ -1,6 +1,7 @@
 """A regression is seen, a busy machine is not taken for one, and nothing disappears unnoticed."""
 
 import math
+from functools import partial
 
 import pytest
 
@@ -16,7 +17,7 @@ def row(middle, *, bar="<= 2", width=0.02, **fields):
 
 
 def found(committed, *fresh, has_peer=True):
-    return regressions([committed], fresh, has_peer=lambda _: has_peer)
+    return list(regressions([committed], fresh, has_peer=lambda _: has_peer).values())
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,23 @@ def test_the_check_ends_with_an_error_that_names_the_figure_only_when_one_is_wor
     assert "WORSE" not in capsys.readouterr().out
     assert check(against, parts, measure=lambda _: [report(row(1.3))]) == 1
     assert "WORSE: private step / plain step: 1.30" in capsys.readouterr().out
+
+
+def test_a_figure_is_named_only_if_it_is_worse_twice_and_its_part_alone_is_measured_again(tmp_path, capsys):
+    mean = row_of("mean", Spread(middle=1.0, low=1.0, high=1.0), "<= 2")
+    others = Report(name="aggregation", title="", rows=(mean,), text="", versions={})
+    write([report(row(1.0)), others], tmp_path)
+    measured = []
+
+    def measure(parts, *, values):
+        measured.append(tuple(parts))
+        return [report(row(values.pop(0))), *([others] if "aggregation" in parts else [])]
+
+    against, both = tmp_path / "ratios.json", ["private_step", "aggregation"]
+    assert check(against, both, measure=partial(measure, values=[1.3, 1.05])) == 0
+    assert measured == [("private_step", "aggregation"), ("private_step",)]
+    assert check(against, both, measure=partial(measure, values=[1.3, 1.4])) == 1
+    assert "1.40" in capsys.readouterr().out
 
 
 def test_without_committed_figures_the_check_says_how_to_make_them(tmp_path, capsys):
