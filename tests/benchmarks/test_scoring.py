@@ -20,6 +20,6 @@ def test_few_customers_have_no_bar():
 
 def test_the_check_compares_memory_at_the_size_of_the_quick_form_and_no_seconds():
     committed = [*rows(FEW_CUSTOMERS), *rows(CUSTOMERS)]
-    assert regressions(committed, rows(FEW_CUSTOMERS, seconds=100.0)) == []
-    (line,) = regressions(committed, rows(FEW_CUSTOMERS, megabytes=1_160.0))
+    assert regressions(committed, rows(FEW_CUSTOMERS, seconds=100.0)) == {}
+    (line,) = regressions(committed, rows(FEW_CUSTOMERS, megabytes=1_160.0)).values()
     assert line.startswith("score of 50,000 customers: peak memory / 4 GB: 0.290")

@@ -237,8 +237,8 @@ def test_training_never_asks():
     assert asked == [False]
 
 
-def test_nothing_but_insight_can_ask():
-    """Who says `extras=` in a call: the sources, which pass it on, and the insight data, which asks."""
+def test_nothing_but_insight_and_doctor_can_ask():
+    """Who says `extras=` in a call: the sources, which pass it on, the insight data and doctor, which ask."""
     asks = {
         path.relative_to(ROOT).as_posix()
         for package in ("client", "server", "simulations", "synthetic", "flower_edge")
@@ -249,7 +249,7 @@ def test_nothing_but_insight_can_ask():
     }
 
     passes_on = {"client/orders.py", "client/score_run.py", *(f"client/sources/{n}.py" for n in _SOURCES)}
-    assert asks == {*passes_on, "client/insight/data.py"}
+    assert asks == {*passes_on, "client/insight/data.py", "client/checks_extras.py"}
 
 
 _SOURCES = ("csv", "memory", "parquet", "rows", "sql")

@@ -41,7 +41,7 @@ def commands(parser, prefix=()):
 
 def test_every_command_has_help_with_a_worked_example_that_parses():
     found = dict(commands(_parser()))
-    assert len(found) == 24
+    assert len(found) == 25
     for words, parser in found.items():
         example = parser.epilog.removeprefix("example:\n  ")
         assert example.startswith(f"pp-server {' '.join(words)}")
