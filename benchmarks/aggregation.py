@@ -182,7 +182,7 @@ def in_a_process_of_its_own(method: str, *, count: int) -> dict[str, float]:
 def _measured(*, quick: bool) -> dict[str, dict[str, Any]]:
     """By method: CPU seconds for 1,000 updates, the ratios to Flower's, most memory in models, and the error."""
     count = QUICK_UPDATES
-    turns = [{method: mean_of(method, count)[1] for method in METHODS} for _ in range(5 if quick else 15)]
+    turns = [{method: mean_of(method, count)[1] for method in METHODS} for _ in range(3 if quick else 15)]
     return {
         method: {
             "seconds": statistics.median(turn[method] for turn in turns) * UPDATES / count,

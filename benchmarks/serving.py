@@ -47,7 +47,7 @@ BAR_MILLISECONDS, BAR_GROWTH = 20.0, 0.05
 DOORS = {"http": "HTTP", "grpc": "gRPC"}
 CUSTOMERS, FEW_CUSTOMERS, RATE = 100_000, 10_000, 200.0
 _EFFORT = {  # by whether it is the quick form
-    True: ("--turns", "1", "--seconds", "4", "--customers", str(FEW_CUSTOMERS)),
+    True: ("--turns", "1", "--seconds", "3", "--customers", str(FEW_CUSTOMERS)),
     False: ("--turns", "3", "--seconds", "30", "--customers", str(CUSTOMERS)),
 }
 _GOOD = {"200", "OK"}
