@@ -28,7 +28,7 @@ TO_OPTIMISED = {"mlp": {64: "<= 1.5", 256: "<= 1.25", 1024: "<= 1.15"}}
 NO_BAR = "<="
 _PROCESSES = 3
 _EFFORT = {  # by whether it is the quick form
-    True: ("--rounds", "7", "--seconds", "0.02", "--enough", "2"),
+    True: ("--rounds", "5", "--seconds", "0.02", "--enough", "2"),
     False: ("--rounds", "7", "--seconds", "0.05"),
 }
 Cells = Mapping[tuple[str, int, str], Mapping[str, Any]]  # by model, batch size and method
