@@ -10,8 +10,7 @@ import threading
 import pytest
 
 from client.serving import http_guard
-from client.serving.faults import Code, Unheard
-from client.serving.http_api import JSON
+from client.serving.faults import Code
 from client.serving.http_guard import MOST_BODY_BYTES, Guard
 from daemons.logs import JsonFormatter
 from tests.support.serving import (
@@ -23,7 +22,6 @@ from tests.support.serving import (
     keeper_of,
     order_rows,
     posted,
-    samples,
     served_shop,
     shown,
 )
@@ -140,63 +138,6 @@ def test_on_another_address_any_host_name_is_answered_but_metrics_stay_at_home(w
     assert from_there("127.0.0.1").get("/metrics").status_code == 200
     proxied = from_there("127.0.0.1").get("/metrics", headers={"x-forwarded-for": "10.1.2.3"})
     assert proxied.status_code == 403
-
-
-def test_metrics_count_answers_and_name_no_customer(client):
-    client.post("/v1/score", json={"customer_id": CANARY})
-    text = client.get("/metrics").text
-    assert 'pp_serving_answers_total{call="score_customer",code="ok",door="http"}' in text
-    assert "pp_serving_ready 1.0" in text
-    assert CANARY not in text
-
-
-def sent_json(body: bytes, **headers: str) -> dict:
-    return {"method": "POST", "path": "/v1/score", "content": body, "headers": {"content-type": JSON, **headers}}
-
-
-TURNED_AWAY = {
-    "unauthorized": {"method": "GET", "path": "/health", "headers": {"authorization": f"Bearer {CANARY}"}},
-    "forbidden": {"method": "GET", "path": "/health", "headers": {"host": f"{CANARY}.example"}},
-    "not_found": {"method": "GET", "path": f"/{CANARY}"},
-    "wrong_method": {"method": "PUT", "path": "/v1/score", "json": {CANARY: CANARY}},
-    "too_large": sent_json(b" " * (MOST_BODY_BYTES + 1)),
-    "wrong_type": sent_json(CANARY.encode(), **{"content-type": CANARY}),
-    "not_json": sent_json(CANARY.encode()),
-    "invalid": {"method": "POST", "path": "/v1/score", "json": {CANARY: CANARY}},
-}
-
-
-@pytest.mark.parametrize("reason", TURNED_AWAY)
-def test_what_is_turned_away_before_the_desk_is_counted_once_by_its_reason(whole, reason):
-    fresh = behind(whole.keeper)
-    response = Caller(app=fresh.app()).request(**TURNED_AWAY[reason])
-    assert code_of(response) == reason
-    text, counts = shown(fresh)
-    assert counts == {("pp_serving_turned_away_total", "http", reason): 1.0}
-    assert CANARY not in text
-
-
-def test_what_the_desk_answers_or_refuses_is_counted_there_and_not_as_turned_away(whole):
-    fresh = behind(whole.keeper)
-    client = Caller(app=fresh.app())
-    client.post("/v1/score", json={"customer_id": "customer-1"})
-    client.post("/v1/portrait", json={"customer_id": CANARY})
-    assert shown(fresh)[1] == {
-        ("pp_serving_answers_total", "http", "ok"): 1.0,
-        ("pp_serving_answers_total", "http", "unknown_customer"): 1.0,
-    }
-
-
-def test_the_reasons_are_a_list_of_ours_and_there_from_the_start(whole):
-    shown_at_once = {
-        (sample.labels["door"], sample.labels["reason"])
-        for sample in samples(behind(whole.keeper))
-        if sample.name == "pp_serving_turned_away_total"
-    }
-    assert shown_at_once == {
-        *((door, code.value) for door in ("http", "grpc") for code in Code),
-        *(("http", each.value) for each in Unheard),
-    }
 
 
 HOSTILE = {
